@@ -1,0 +1,1 @@
+"""Runs inside one hospital: the relay has the network, the vault has the patients."""

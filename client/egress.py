@@ -1,0 +1,27 @@
+"""The last check before bytes leave the hospital: an allow-list, and everything else stays.
+
+Knows no torch and no network: a security officer can read it alone.
+"""
+
+from common import arrays, messages
+from common.arrays import Spec
+from common.errors import EgressError, ModelError
+
+
+def release(reply: messages.Reply, update_spec: Spec) -> bytes:
+    """The frame of `reply` if it is one of the known replies with the study's own shapes.
+
+    An update must have exactly the names, shapes and dtype of `update_spec` and be finite; a
+    histogram must be (2, bins). EgressError otherwise. Nothing else has a way out of the vault.
+    """
+    if isinstance(reply, messages.TrainReply):
+        try:
+            arrays.check(reply.arrays, update_spec)
+        except ModelError as error:
+            raise EgressError(f"the update is not what the study allows: {error}") from error
+    elif not isinstance(reply, messages.EvaluateReply | messages.HelloReply | messages.Refusal):
+        raise EgressError(f"a {type(reply).__name__} is not a reply")
+    histogram = getattr(reply, "histogram", None)
+    if histogram is not None and not messages.is_histogram(histogram):
+        raise EgressError("the score histogram does not have the study's shape")
+    return messages.encode(reply)

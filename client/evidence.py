@@ -1,0 +1,52 @@
+"""What the evaluation of a received model leaves behind: exact scores here, a noised histogram outside."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from client.ledger import Spend
+from client.privacy.randomness import RandomStream
+from common.errors import DataError
+from common.files import write_atomic
+from common.messages import HISTOGRAM_BINS, Histogram
+from common.metrics import Scores, score_histogram
+from common.protocol import StudyProtocol
+
+
+def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Histogram:
+    """The released summary of `scores`: counts of patients per score bin and class, plus noise.
+
+    Adding or removing a patient moves the exact histogram by at most 1 in L2, so Gaussian noise of
+    standard deviation `spend.noise_multiplier` is the mechanism that the ledger accounts.
+    """
+    exact = score_histogram(scores, HISTOGRAM_BINS)
+    noise = stream.normal(exact.size).reshape(exact.shape) * spend.noise_multiplier
+    negatives, positives = (exact + noise).tolist()
+    return tuple(negatives), tuple(positives)
+
+
+def scores_file(state: Path, protocol: StudyProtocol, after_round: int) -> Path:
+    """Where a hospital keeps its exact scores of the model after `after_round` rounds (0 = initial)."""
+    return state / "scores" / protocol.digest[:16] / f"round-{after_round:05d}.npz"
+
+
+def keep_scores(state: Path, protocol: StudyProtocol, after_round: int, scores: Scores) -> None:
+    """Keep the exact scores for the hospital's own eyes; patients are ordinals, not identities."""
+    path = scores_file(state, protocol, after_round)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    buffer = io.BytesIO()
+    np.savez(buffer, score=scores.score, label=scores.label, patient=scores.patient)
+    write_atomic(path, buffer.getvalue())
+
+
+def kept_scores(state: Path, protocol: StudyProtocol, after_round: int) -> Scores:
+    """The scores that `keep_scores` kept; DataError when there are none for this round."""
+    path = scores_file(state, protocol, after_round)
+    try:
+        with np.load(path, allow_pickle=False) as columns:
+            return Scores(
+                score=columns["score"], label=columns["label"], patient=columns["patient"]
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"no scores of the model after round {after_round} at {path}") from error

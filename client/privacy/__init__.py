@@ -1,0 +1,1 @@
+"""The privacy engine: sampling, per-patient clipping, noise, accounting. The only importer of opacus."""

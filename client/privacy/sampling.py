@@ -1,0 +1,48 @@
+"""Which patients and which of their images a step sees. Rates and counts are public constants."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.data import Patients
+from client.privacy.randomness import RandomStream
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The drawn patients of one step: `images` (U, V) indices of images, `weights` (U, V)."""
+
+    images: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def poisson_draw(patients: Patients, rate: float, views: int, stream: RandomStream) -> Draw:
+    """Each patient independently with probability `rate`; up to `views` different images of each.
+
+    Independent draws are what the accountant assumes: shuffled batches of a fixed size with Poisson
+    accounting are not valid (13.2 against a claimed 5.9, PRIVACY.md section 3). A draw may be empty.
+    A patient with fewer images is padded with weight 0, and the weights of a patient sum to 1, so
+    that a patient counts the same however many images there are.
+    """
+    drawn = np.flatnonzero(stream.uniform(len(patients)) < rate)
+    images = np.zeros((len(drawn), views), dtype=np.int64)
+    weights = np.zeros((len(drawn), views), dtype=np.float32)
+    for row, patient in enumerate(drawn.tolist()):
+        own = patients.of(patient)
+        order = own.start + np.argsort(stream.uniform(own.stop - own.start), kind="stable")[:views]
+        images[row, : len(order)] = order
+        weights[row, : len(order)] = 1.0 / len(order)
+    return Draw(images, weights)
+
+
+def flip_and_rotate(images: Tensor, stream: RandomStream) -> Tensor:
+    """Each image (N, C, H, H) by one of the eight symmetries of the square, drawn independently."""
+    turned = images.clone()
+    symmetry = torch.from_numpy((stream.uniform(len(images)) * 8).astype(np.int64))
+    for k in range(8):
+        rotated = torch.rot90(images[symmetry == k], k % 4, (2, 3))
+        turned[symmetry == k] = rotated.flip(3) if k >= 4 else rotated
+    return turned

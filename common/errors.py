@@ -1,0 +1,94 @@
+"""Every error that intramural raises on purpose.
+
+IntramuralError                 code             may be said over the wire
+├── ProtocolError               E-PROTOCOL       the study protocol is not valid
+├── PolicyError                 E-POLICY         the hospital's policy does not allow this request
+│   ├── UnknownStudyError       E-POLICY-STUDY   ... has not approved this study protocol
+│   ├── BudgetError             E-POLICY-BUDGET  ... the privacy budget does not cover it
+│   └── RehearsalOnlyError      E-POLICY-REHEARSAL  ... allows it in a rehearsal only
+├── MessageError                E-MESSAGE        the message is malformed or too large
+├── ModelError                  E-MODEL          the model does not fit the study protocol
+├── DataError                   E-DATA           the hospital's data cannot be used
+├── LedgerError                 E-LEDGER         the privacy ledger cannot be used
+├── EgressError                 E-EGRESS         the reply was held back at the hospital
+├── CheckpointError             E-CHECKPOINT     the checkpoint cannot be used
+├── RunError                    E-RUN            the run cannot start or go on
+└── InternalError               E-INTERNAL       an unexpected error at the hospital
+
+Over the wire goes only `code` and the fixed text above (THREATS.md T13: Flower itself sends the
+exception's text). The message of the exception is the detail: it says what was expected, what was
+found and what to do, and stays in the log of the machine on which it was raised.
+"""
+
+from typing import ClassVar
+
+
+class IntramuralError(Exception):
+    """Base of all. `str(error)` is the local detail; `code` and `public_text` may leave."""
+
+    code: ClassVar[str] = "E-INTERNAL"
+    public_text: ClassVar[str] = "an unexpected error at the hospital"
+
+
+class ProtocolError(IntramuralError):
+    code = "E-PROTOCOL"
+    public_text = "the study protocol is not valid"
+
+
+class PolicyError(IntramuralError):
+    code = "E-POLICY"
+    public_text = "the hospital's policy does not allow this request"
+
+
+class UnknownStudyError(PolicyError):
+    code = "E-POLICY-STUDY"
+    public_text = "the hospital has not approved this study protocol"
+
+
+class BudgetError(PolicyError):
+    code = "E-POLICY-BUDGET"
+    public_text = "the hospital's privacy budget does not cover this request"
+
+
+class RehearsalOnlyError(PolicyError):
+    code = "E-POLICY-REHEARSAL"
+    public_text = "the hospital allows this request in a rehearsal only"
+
+
+class MessageError(IntramuralError):
+    code = "E-MESSAGE"
+    public_text = "the message is malformed or too large"
+
+
+class ModelError(IntramuralError):
+    code = "E-MODEL"
+    public_text = "the model does not fit the study protocol"
+
+
+class DataError(IntramuralError):
+    code = "E-DATA"
+    public_text = "the hospital's data cannot be used"
+
+
+class LedgerError(IntramuralError):
+    code = "E-LEDGER"
+    public_text = "the hospital's privacy ledger cannot be used"
+
+
+class EgressError(IntramuralError):
+    code = "E-EGRESS"
+    public_text = "the reply was held back at the hospital"
+
+
+class CheckpointError(IntramuralError):
+    code = "E-CHECKPOINT"
+    public_text = "the checkpoint cannot be used"
+
+
+class RunError(IntramuralError):
+    code = "E-RUN"
+    public_text = "the run cannot start or go on"
+
+
+class InternalError(IntramuralError):
+    """Stands for any exception that nobody foresaw; made only where one is caught."""

@@ -1,0 +1,180 @@
+"""The typed messages between coordinator and hospital, and their bounded bytes. Knows nothing of Flower.
+
+A frame is: magic, length of the header, the header as canonical JSON, the arrays as safetensors.
+Equal messages have equal bytes, so a frame's SHA-256 identifies the message; a hospital seals the
+frame of its reply and answers a re-asked request with the same bytes.
+
+    coordinator ── TrainRequest ────> hospital    the model before round r; asks for evaluation + training
+                <── TrainReply ──────             update, noised score histogram, or a Refusal
+    coordinator ── EvaluateRequest ─> hospital    the model after the last round
+                <── EvaluateReply ───             noised score histogram, or a Refusal
+    coordinator ── HelloRequest ────> hospital    who are you? (rehearsal: a roster of keys rules deployment)
+                <── HelloReply ──────
+"""
+
+import json
+import struct
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.arrays import Arrays
+from common.errors import IntramuralError, MessageError
+from common.files import sha256
+
+MAGIC = b"INTRAM01"
+MAX_HEADER_BYTES = 1 << 20
+MAX_FRAME_BYTES = 1 << 30  # ResNet18 is 45 MB; nothing that a study needs comes near this
+
+# Score bins of a released histogram: fixed and public. Noise falls on every cell, so few are better
+# (common/metrics.py has the measured bias).
+HISTOGRAM_BINS = 16
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Round = Annotated[int, Field(ge=1)]
+Cells = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=4096, strict=False)
+]
+Histogram = Annotated[tuple[Cells, Cells], Field(strict=False)]
+
+
+class _Message(BaseModel):
+    """Header fields are the model's fields; arrays travel beside them."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+    names: tuple[str, ...] = Field(
+        default=(), strict=False
+    )  # order of the arrays: safetensors sorts
+    arrays: Arrays = Field(default_factory=dict, exclude=True)
+
+    carries_arrays: ClassVar[bool] = False
+
+
+def is_histogram(rows: Histogram) -> bool:
+    """Whether `rows` has the shape of a released score histogram, (2, HISTOGRAM_BINS)."""
+    return [len(row) for row in rows] == [HISTOGRAM_BINS] * 2
+
+
+class HelloRequest(_Message):
+    kind: Literal["hello-request"] = "hello-request"
+
+
+class HelloReply(_Message):
+    kind: Literal["hello-reply"] = "hello-reply"
+    hospital: str
+
+
+class TrainRequest(_Message):
+    """`arrays` is the model before `round`; `protocol` is the full text, checked at the hospital."""
+
+    kind: Literal["train-request"] = "train-request"
+    protocol: str
+    round: Round
+    carries_arrays: ClassVar[bool] = True
+
+
+class EvaluateRequest(_Message):
+    """`arrays` is the model after the last round; `round` is the number of rounds plus one."""
+
+    kind: Literal["evaluate-request"] = "evaluate-request"
+    protocol: str
+    round: Round
+    carries_arrays: ClassVar[bool] = True
+
+
+class TrainReply(_Message):
+    """`arrays` is the update; `histogram` the released scores of the received model, (2, bins)."""
+
+    kind: Literal["train-reply"] = "train-reply"
+    study: Hex
+    round: Round
+    request: Hex
+    histogram: Histogram
+    carries_arrays: ClassVar[bool] = True
+
+
+class EvaluateReply(_Message):
+    kind: Literal["evaluate-reply"] = "evaluate-reply"
+    study: Hex
+    round: Round
+    request: Hex
+    histogram: Histogram
+
+
+class Refusal(_Message):
+    """A hospital's no: a code and a fixed text of the error catalogue, nothing else."""
+
+    kind: Literal["refusal"] = "refusal"
+    code: Annotated[str, Field(pattern=r"^E(-[A-Z]+)+$", max_length=40)]
+    text: Annotated[str, Field(max_length=200)]
+
+    @classmethod
+    def of(cls, error: IntramuralError) -> "Refusal":
+        return cls(code=error.code, text=error.public_text)
+
+
+Request = TrainRequest | EvaluateRequest | HelloRequest
+Reply = TrainReply | EvaluateReply | HelloReply | Refusal
+Message = Request | Reply
+
+_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def build(header: str, arrays: Arrays) -> Message:
+    """The message with this JSON header and these arrays; MessageError when they do not make one."""
+    if len(header) > MAX_HEADER_BYTES:
+        raise MessageError(f"header of {len(header)} bytes, at most {MAX_HEADER_BYTES} allowed")
+    try:
+        fields: Any = json.loads(header)
+        if not isinstance(fields, dict) or "arrays" in fields:
+            raise MessageError("the header is not an object of header fields")
+        message = _ANY.validate_python({**fields, "arrays": arrays})
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and ValidationError included
+        what = error.errors()[0]["type"] if isinstance(error, ValidationError) else "not JSON"
+        raise MessageError(f"the header is not that of a known message: {what}") from error
+    if sorted(message.names) != sorted(arrays):
+        raise MessageError("the header names other arrays than the frame holds")
+    if arrays and not message.carries_arrays:
+        raise MessageError(f"a {message.kind} carries no arrays")
+    return message.model_copy(update={"arrays": {name: arrays[name] for name in message.names}})
+
+
+def header_of(message: Message) -> str:
+    """The header of `message` as canonical JSON."""
+    fields = message.model_dump(mode="json") | {"names": list(message.arrays)}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def encode(message: Message) -> bytes:
+    """The frame of `message`; equal messages give equal bytes."""
+    header = header_of(message).encode()
+    contiguous = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
+    return MAGIC + struct.pack("<I", len(header)) + header + save(contiguous)
+
+
+def decode(frame: bytes) -> Message:
+    """The message in `frame`; MessageError for anything else, before much is allocated."""
+    if len(frame) > MAX_FRAME_BYTES:
+        raise MessageError(f"frame of {len(frame)} bytes, at most {MAX_FRAME_BYTES} allowed")
+    start = len(MAGIC) + 4
+    if len(frame) < start or frame[: len(MAGIC)] != MAGIC:
+        raise MessageError("not a frame of this version")
+    (length,) = struct.unpack("<I", frame[len(MAGIC) : start])
+    if length > min(MAX_HEADER_BYTES, len(frame) - start):
+        raise MessageError(f"header of {length} bytes does not fit the frame")
+    try:
+        header = frame[start : start + length].decode()
+        arrays: Arrays = load(frame[start + length :])
+    except (UnicodeDecodeError, SafetensorError, KeyError, ValueError) as error:
+        raise MessageError("the frame's content cannot be read") from error
+    return build(header, arrays)
+
+
+def fingerprint(message: Message) -> str:
+    """SHA-256 of the message's frame: what a reply refers to and what a ledger entry is keyed by."""
+    return sha256(encode(message))

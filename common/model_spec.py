@@ -1,0 +1,36 @@
+"""Names and shapes that a protocol's model has: what may arrive at a hospital and what may leave it."""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from common.arrays import Spec
+from common.models import build_model
+from common.protocol import StudyProtocol
+
+
+@lru_cache(maxsize=16)
+def _skeleton(name: str, channels: int, classes: int) -> nn.Module:
+    with torch.device("meta"):  # shapes only: no memory, no initialisation
+        return build_model(name, channels, classes)
+
+
+def _model(protocol: StudyProtocol) -> nn.Module:
+    return _skeleton(protocol.model.name, protocol.images.channels, len(protocol.images.classes))
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that are trained, in the model's order; frozen layers are left out."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def model_spec(protocol: StudyProtocol) -> Spec:
+    """Shape of every array of the global model, in order: what a request carries."""
+    return {name: tuple(t.shape) for name, t in _model(protocol).state_dict().items()}
+
+
+def update_spec(protocol: StudyProtocol) -> Spec:
+    """Shape of every array of an update, in order: what a reply carries."""
+    whole = model_spec(protocol)
+    return {name: whole[name] for name in trainable_names(_model(protocol))}

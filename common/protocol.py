@@ -1,0 +1,292 @@
+"""The study protocol: what every hospital agreed to, as a frozen, typed model of `protocol.toml`.
+
+A protocol that is not valid cannot exist: unknown keys are refused with the nearest known name,
+and every refusal is one sentence. Its canonical SHA-256 digest is the study's identity; comments,
+order and formatting of the file do not change it, any value does.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ProtocolError
+
+MAX_TEXT_BYTES = 256 * 1024  # a protocol is a few kilobytes; what arrives is bounded before parsing
+
+# Names become folder names, table rows and log words, so they stay plain.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Section(BaseModel):
+    """A table of the protocol: immutable, strict types, no unknown keys, kebab-case names."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, alias_generator=_kebab, populate_by_name=True
+    )
+
+
+class Images(_Section):
+    """How a hospital's image becomes the model's input; all constants are public, none is fitted.
+
+    `classes` are the labels, the last one is the positive class. An image is brought to
+    `size` x `size` pixels by a centre crop or by resizing, scaled to 0..1 by its bit depth, and
+    normalised as (value - mean) / std.
+    """
+
+    classes: Annotated[tuple[str, str], Field(strict=False)]
+    size: Annotated[int, Field(ge=16, le=1024)]
+    channels: Literal[1, 3] = 1
+    fit: Literal["crop", "resize"] = "crop"
+    mean: Annotated[float, Field(ge=0, le=1)] = 0.5
+    std: Annotated[float, Field(gt=0, le=1)] = 0.25
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _two_names(self) -> "Images":
+        if self.classes[0] == self.classes[1]:
+            raise ValueError(f"images.classes names '{self.classes[0]}' twice")
+        return self
+
+
+class Model(_Section):
+    """The network and where round 1 starts: "random", "phantom", "imagenet" or a safetensors file.
+
+    "phantom" is pre-training on synthetic lung CT, "imagenet" folds torchvision's weights into
+    frozen affine layers; both happen at the coordinator, on public data only.
+    """
+
+    name: Literal["compact-cnn", "resnet18", "resnet18-frozen-affine"] = "compact-cnn"
+    initial_model: Annotated[
+        str, Field(pattern=r"^(random|phantom|imagenet|.+\.safetensors)$", max_length=400)
+    ] = "phantom"
+
+    @model_validator(mode="after")
+    def _imagenet_needs_affine(self) -> "Model":
+        if self.initial_model == "imagenet" and self.name != "resnet18-frozen-affine":
+            raise ValueError(
+                f"model.initial-model 'imagenet' needs model.name 'resnet18-frozen-affine', "
+                f"found '{self.name}'"
+            )
+        return self
+
+
+class Training(_Section):
+    """Local work of one server round: SGD steps at each hospital, counted, never data-dependent."""
+
+    steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
+    flips_and_rotations: bool = True
+
+
+class Privacy(_Section):
+    """The guarantee asked of every hospital: (epsilon, delta) with the patient as the unit.
+
+    `mechanism = "none"` switches differential privacy off; a hospital allows it in a rehearsal
+    only. `validation_epsilon` is the account of the validation patients, who are never trained on.
+    """
+
+    mechanism: Literal["dp-sgd", "none"] = "dp-sgd"
+    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 8.0
+    validation_epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 8.0
+    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class Aggregation(_Section):
+    """Flower's strategy by name, with the settings that this strategy has and no others."""
+
+    strategy: Literal[
+        "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"
+    ] = "fedavg"
+    weights: Literal["inverse-variance", "cohort", "uniform"] = "inverse-variance"
+    proximal_mu: NonNegativeFloat | None = None
+    server_learning_rate: PositiveFloat | None = None
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta_1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta_2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tau: PositiveFloat | None = None
+    trimmed_fraction: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    malicious_hospitals: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _settings_of_this_strategy(self) -> "Aggregation":
+        allowed = STRATEGY_SETTINGS[self.strategy]
+        for name in type(self).model_fields:
+            if name in ("strategy", "weights") or getattr(self, name) is None:
+                continue
+            if name not in allowed:
+                known = ", ".join(_kebab(n) for n in allowed) or "none"
+                raise ValueError(
+                    f"aggregation.{_kebab(name)} is not a setting of '{self.strategy}' "
+                    f"(its settings: {known})"
+                )
+        return self
+
+
+STRATEGY_SETTINGS: dict[str, tuple[str, ...]] = {
+    "fedavg": (),
+    "fedprox": ("proximal_mu",),
+    "fedavgm": ("server_learning_rate", "server_momentum"),
+    "fedadam": ("server_learning_rate", "beta_1", "beta_2", "tau"),
+    "fedyogi": ("server_learning_rate", "beta_1", "beta_2", "tau"),
+    "fedmedian": (),
+    "fedtrimmedavg": ("trimmed_fraction",),
+    "krum": ("malicious_hospitals",),
+}
+
+
+class Participation(_Section):
+    """Who must answer, and by when: `quorum` replies within `deadline_seconds` of each round."""
+
+    quorum: PositiveInt
+    deadline_seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)] = 900.0
+
+
+class Hospital(_Section):
+    """A site on the roster; `nominal_patients` is the public, agreed number of training patients.
+
+    Denominators, noise and aggregation weights come from it and never from the private cohort
+    (PRIVACY.md section 2: Opacus' default makes cohorts of 192 and 193 separable in one step).
+    """
+
+    name: Name
+    nominal_patients: PositiveInt
+
+
+class StudyProtocol(_Section):
+    """One study: task, model, training, privacy, aggregation and roster. See the shipped example."""
+
+    study: Name
+    task: Literal["nodule-classification"] = "nodule-classification"
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    images: Images
+    model: Model = Model()
+    training: Training
+    privacy: Privacy = Privacy()
+    aggregation: Aggregation = Aggregation()
+    participation: Participation
+    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=10_000, strict=False)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "StudyProtocol":
+        names = [hospital.name for hospital in self.hospitals]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"hospitals names '{name}' more than once")
+        if self.participation.quorum > len(names):
+            raise ValueError(
+                f"participation.quorum is {self.participation.quorum} "
+                f"but the roster has {len(names)} hospital(s)"
+            )
+        largest = max(hospital.nominal_patients for hospital in self.hospitals)
+        if self.privacy.mechanism != "none" and self.privacy.delta * largest >= 1:
+            raise ValueError(
+                f"privacy.delta is {self.privacy.delta:g} but must be well below "
+                f"1 / {largest} (the largest nominal cohort)"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Local steps of the whole study, rounds x steps per round: what is accounted."""
+        return self.rounds * self.training.steps_per_round
+
+    @property
+    def digest(self) -> str:
+        """Canonical SHA-256, 64 hex digits: the identity of the study."""
+        return _digest(self)
+
+    @property
+    def hospital_names(self) -> tuple[str, ...]:
+        return tuple(hospital.name for hospital in self.hospitals)
+
+    def hospital(self, name: str) -> Hospital:
+        """The roster's entry for `name`; ProtocolError when it is not on the roster."""
+        for hospital in self.hospitals:
+            if hospital.name == name:
+                return hospital
+        raise ProtocolError(
+            f"hospital '{name}' is not on the roster of study '{self.study}' "
+            f"(it names {', '.join(self.hospital_names)})"
+        )
+
+    def to_toml(self) -> str:
+        """The protocol as text that `parse_protocol` reads back to an equal protocol."""
+        return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True, mode="json"))
+
+
+@lru_cache(maxsize=64)
+def _digest(protocol: StudyProtocol) -> str:
+    canonical = json.dumps(
+        protocol.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@lru_cache(maxsize=8)
+def parse_protocol(text: str) -> StudyProtocol:
+    """The protocol in `text` (TOML); ProtocolError with one sentence when it is not valid."""
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
+    try:
+        return StudyProtocol.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ProtocolError(f"the protocol is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ProtocolError(first_problem(error, StudyProtocol)) from error
+
+
+def load_protocol(path: Path) -> StudyProtocol:
+    """The protocol in the file `path`; ProtocolError when it cannot be read or is not valid."""
+    try:
+        return parse_protocol(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"cannot read the protocol {path}: {error}") from error
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for the first problem that pydantic found in a document of type `model`."""
+    # An unknown key first: a misspelt key also shows up as a missing one, and the hint helps more.
+    problem = min(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in problem["loc"]) or model.__name__
+    found = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        near = difflib.get_close_matches(key, sorted(set(_known_keys(model))), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"unknown key '{where}'{hint}"
+    if problem["type"] == "missing":
+        return f"'{where}' is missing"
+    if problem["type"] == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    return f"'{where}' is {found!r} but must {problem['msg'].removeprefix('Input should ')}"
+
+
+def _known_keys(model: type[BaseModel]) -> Iterator[str]:
+    for field in model.model_fields.values():
+        if field.alias:
+            yield field.alias
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _known_keys(part)

@@ -1,0 +1,1 @@
+"""Runs at the coordinator: rounds, strategies, admission, checkpoints, report."""

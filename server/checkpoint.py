@@ -1,0 +1,124 @@
+"""The state of a run after each round, on disk: whole or not at all, and bound to the study.
+
+A round's checkpoint is two files: arrays (safetensors) and a JSON that names the study's digest and
+the arrays' SHA-256. The JSON is written last, so a checkpoint exists when its JSON does. The two
+newest are kept: a damaged one falls back to the one before, and never to a new start.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.arrays import Arrays
+from common.errors import CheckpointError
+from common.files import sha256, write_atomic
+from common.protocol import StudyProtocol
+
+log = logging.getLogger("intramural.checkpoint")
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What the coordinator knows about one closed round."""
+
+    round: int
+    seconds: float
+    answered: list[str]
+    refused: dict[str, str]  # hospital -> code of the refusal or of the admission's reason
+    missing: list[str]
+    histogram: list[list[float]]  # sum of the released histograms of the model before this round
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the next round needs: `round` is the last closed one, 0 before the first."""
+
+    round: int
+    arrays: Arrays
+    strategy: Arrays = field(default_factory=dict)
+    records: tuple[RoundRecord, ...] = ()
+
+
+class Checkpoints:
+    """The checkpoints of one run, for one study, and its `rounds.jsonl` beside them."""
+
+    def __init__(self, run_folder: Path, protocol: StudyProtocol) -> None:
+        self._folder = run_folder / "checkpoints"
+        self._rounds = run_folder / "rounds.jsonl"
+        self._study = protocol.digest
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: State) -> None:
+        """Make `state` durable; afterwards a killed run continues behind it."""
+        prefixed = {f"model.{name}": a for name, a in state.arrays.items()}
+        prefixed |= {f"strategy.{name}": a for name, a in state.strategy.items()}
+        data = save(prefixed)
+        about: dict[str, Any] = {
+            "study": self._study,
+            "round": state.round,
+            "sha256": sha256(data),
+            "names": list(state.arrays),  # safetensors sorts; the model's order is part of it
+            "records": [asdict(record) for record in state.records],
+        }
+        stem = self._folder / f"round-{state.round:05d}"
+        write_atomic(stem.with_suffix(".safetensors"), data)
+        write_atomic(stem.with_suffix(".json"), json.dumps(about, allow_nan=False).encode())
+        # Derived from the checkpoint and written whole, so a crash in between leaves no gap in it.
+        lines = [json.dumps(record) + "\n" for record in about["records"]]
+        write_atomic(self._rounds, "".join(lines).encode())
+        for old in self._described()[KEPT:]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load(self) -> State | None:
+        """The newest whole checkpoint; None when there never was one.
+
+        CheckpointError when all are damaged or belong to another study: starting again from the
+        initial model is for a person to decide, since it spends the hospitals' budget again.
+        """
+        described = self._described()
+        problems = []
+        for path in described:
+            try:
+                return self._read(path)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                problems.append(f"{path.name}: {error}")
+                log.warning("checkpoint %s is damaged, trying the one before", path.name)
+        if problems:
+            raise CheckpointError(
+                f"no checkpoint in {self._folder} is whole ({'; '.join(problems)}); "
+                f"restore one, or start a new run under another name"
+            )
+        return None
+
+    def _described(self) -> list[Path]:
+        return sorted(self._folder.glob("round-*.json"), reverse=True)
+
+    def _read(self, path: Path) -> State:
+        about = json.loads(path.read_bytes())
+        if about["study"] != self._study:
+            raise CheckpointError(
+                f"the checkpoint {path} belongs to study {about['study'][:12]}, "
+                f"this is {self._study[:12]}; use the run's own protocol or another run name"
+            )
+        data = path.with_suffix(".safetensors").read_bytes()
+        if sha256(data) != about["sha256"]:
+            raise ValueError("the arrays do not have the recorded SHA-256")
+        stored = load(data)
+        return State(
+            round=about["round"],
+            arrays={name: stored[f"model.{name}"] for name in about["names"]},
+            strategy={
+                name.removeprefix("strategy."): a
+                for name, a in stored.items()
+                if name.startswith("strategy.")
+            },
+            records=tuple(RoundRecord(**record) for record in about["records"]),
+        )

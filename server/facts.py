@@ -1,0 +1,101 @@
+"""What a run hands to the report: plain facts, no arrays of weights, nothing computed here.
+
+Numbers that are not known are None; the report says in words why. AUROC values are 0..1, times
+are seconds, intervals are (low, high) at 95 %.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.protocol import StudyProtocol
+
+Interval = tuple[float, float]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """One server round: who took part, and how good the model was that came out of it.
+
+    A hospital that was asked is in exactly one of `answered`, `refused` (hospital -> wire code)
+    and `missing` (no reply before the deadline). `pooled_auroc` is exact and known in a rehearsal
+    only; `released_auroc` is read from the noised histograms. `epsilon` is what each hospital
+    states as spent so far in this study, at the protocol's delta.
+    """
+
+    round: int
+    seconds: float
+    answered: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    pooled_auroc: float | None = None
+    pooled_interval: Interval | None = None
+    released_auroc: float | None = None
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HospitalFacts:
+    """One hospital at the end: the final model on its own validation patients, and its spend.
+
+    `local_only_auroc` and `local_only_pooled_auroc` are those of a model trained by this hospital
+    alone, on its own and on all hospitals' validation patients; both None when it was not trained.
+    `accountant` and `noise_multiplier` (noise std / clipping norm) belong to `epsilon`.
+    """
+
+    name: str
+    nominal_patients: int
+    validation_patients: int | None = None
+    auroc: float | None = None
+    interval: Interval | None = None
+    local_only_auroc: float | None = None
+    local_only_pooled_auroc: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    accountant: str | None = None
+    noise_multiplier: float | None = None
+
+
+@dataclass(frozen=True)
+class PooledFacts:
+    """The final model on the validation patients of all hospitals together, exact.
+
+    `roc` is (false positive rate, true positive rate), each (m,) rising from 0 to 1.
+    """
+
+    auroc: float | None
+    interval: Interval | None
+    average_precision: float | None
+    roc: tuple[Floats, Floats] | None
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """A whole run. `backend` is "deployment", or how the rehearsal was run ("local", "ray").
+
+    `stopped` says in words why the run ended. `pooled` and `zero_shot_auroc` (the initial model,
+    before round 1) are exact and None in a deployment, where exact scores stay in the hospitals.
+    `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
+    """
+
+    protocol: StudyProtocol
+    backend: str
+    stopped: str
+    rounds: tuple[RoundFacts, ...]
+    hospitals: tuple[HospitalFacts, ...]
+    noise_seeded: bool
+    zero_shot_auroc: float | None = None
+    pooled: PooledFacts | None = None
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether hospitals were simulated; an unknown backend counts as one (claims less)."""
+        return self.backend != "deployment"
+
+    @property
+    def private(self) -> bool:
+        """Whether the protocol asked for differential privacy."""
+        return self.protocol.privacy.mechanism != "none"

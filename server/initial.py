@@ -1,0 +1,97 @@
+"""Where round 1 starts: random weights, phantom pre-training, ImageNet, or a file. Public data only."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from common import arrays
+from common.arrays import Arrays
+from common.errors import ModelError, RunError
+from common.model_spec import model_spec
+from common.models import build_model, fold_imagenet
+from common.protocol import StudyProtocol
+from server.pretraining import pretrain, shipped_initial
+
+
+def initial_arrays(
+    protocol: StudyProtocol, progress: Callable[[float], None] | None = None
+) -> Arrays:
+    """The arrays of the model before round 1, as the protocol's `initial-model` says.
+
+    RunError when the named file or download cannot be used. `progress` is called with the share
+    done, 0..1, where it takes long.
+    """
+    wanted = protocol.model.initial_model
+    if wanted == "phantom":
+        found = _phantom(protocol, progress)
+    elif wanted == "random":
+        found = _arrays_of(_fresh_model(protocol))
+    elif wanted == "imagenet":
+        found = _imagenet(protocol, _download())
+    else:
+        found = _from_file(protocol, Path(wanted))
+    try:
+        arrays.check(found, model_spec(protocol))
+    except ModelError as error:
+        raise RunError(f"initial-model '{wanted}' does not fit the protocol: {error}") from error
+    return found
+
+
+def _fresh_model(protocol: StudyProtocol) -> torch.nn.Module:
+    """The model with weights that the study's digest determines: a resume starts from the same."""
+    seed = int.from_bytes(hashlib.sha256(protocol.digest.encode()).digest()[:8], "big") >> 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        images = protocol.images
+        return build_model(protocol.model.name, images.channels, len(images.classes))
+
+
+def _arrays_of(model: torch.nn.Module) -> Arrays:
+    return {name: t.detach().numpy().copy() for name, t in model.state_dict().items()}
+
+
+def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) -> Arrays:
+    images = protocol.images
+    shipped = shipped_initial(protocol.model.name, images.size, images.channels)
+    if shipped is not None:
+        return {name: np.asarray(a, dtype=np.float32) for name, a in shipped.items()}
+    model = _fresh_model(protocol)
+    pretrain(model, size=images.size, channels=images.channels, seed=0, progress=progress)
+    return _arrays_of(model)
+
+
+def _imagenet(protocol: StudyProtocol, state: dict[str, torch.Tensor]) -> Arrays:
+    model = _fresh_model(protocol)
+    images = protocol.images
+    folded = fold_imagenet(state, channels=images.channels, classes=len(images.classes))
+    model.load_state_dict(folded)
+    return _arrays_of(model)
+
+
+def _download() -> dict[str, torch.Tensor]:
+    from torchvision.models import ResNet18_Weights  # only here: nothing else needs the weights
+
+    try:
+        state: dict[str, torch.Tensor] = ResNet18_Weights.IMAGENET1K_V1.get_state_dict()
+    except OSError as error:
+        raise RunError(
+            f"torchvision could not download the ImageNet weights ({error}); save them as "
+            f"safetensors elsewhere and name the file in model.initial-model"
+        ) from error
+    return state
+
+
+def _from_file(protocol: StudyProtocol, path: Path) -> Arrays:
+    """Weights of this project's own model, or torchvision's BatchNorm ResNet18 to be folded."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot read model.initial-model {path}: {error}") from error
+    if protocol.model.name == "resnet18-frozen-affine" and "bn1.running_mean" in state:
+        return _imagenet(protocol, state)
+    return {name: state[name].numpy() for name in model_spec(protocol) if name in state}

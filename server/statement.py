@@ -1,0 +1,141 @@
+"""What the report says about privacy: warnings, the claim and everything that it does not cover.
+
+The parts of a claim follow PRIVACY: unit, neighbouring relation, epsilon at delta, mechanism,
+accountant, scope, releases, noise source, what is public by assumption, what is not covered.
+"""
+
+from html import escape
+
+from server.facts import ReportFacts
+from server.page import absent, epsilon, small, table
+
+
+def warnings(facts: ReportFacts) -> str:
+    """Red boxes for a run without differential privacy and for noise that can be subtracted."""
+    boxes = []
+    if not facts.private:
+        boxes.append(
+            "<strong>No differential privacy in this run.</strong> The protocol's mechanism is "
+            "“none”. Updates and the model may reveal who was a training patient; treat the model "
+            "as patient data."
+        )
+    if facts.noise_seeded:
+        boxes.append(
+            "<strong>Noise came from a known seed: no privacy.</strong> This was a test mode. "
+            "Whoever knows the seed can subtract the noise, so every ε in this report is void."
+        )
+    return "".join(f'<div class="warning" role="note">{box}</div>' for box in boxes)
+
+
+def privacy(facts: ReportFacts) -> str:
+    """The privacy statement of the run as a table of claims, and a list of what is not covered."""
+    claims = _claims(facts) if facts.private else []
+    if facts.private:
+        lead = (
+            "Whatever is computed from the released updates, the model included, says almost the "
+            "same whether or not any one patient took part; ε and δ bound the difference."
+        )
+        if facts.noise_seeded:
+            lead += " <strong>Not in this run: its noise can be subtracted.</strong>"
+    else:
+        lead = (
+            "<strong>This run gives no privacy guarantee.</strong> Updates were neither clipped "
+            "nor noised. A hospital allows this in a rehearsal only."
+        )
+    items = "".join(f"<li>{item}</li>" for item in _not_covered(facts))
+    return (
+        f"<p>{lead}</p>{table([], claims, 'words') if claims else ''}"
+        f"<p>{'Not covered' if facts.private else 'What this run makes known'}:</p><ul>{items}</ul>"
+    )
+
+
+def limits(facts: ReportFacts) -> str:
+    """What the figures may not be used for."""
+    items = [
+        "For research use. This is not a medical device; no diagnosis may rest on the model.",
+        "Intervals cover the choice of patients. They do not cover the choice of hospitals, the "
+        "randomness of training, nor how the labels were made.",
+        "Validation patients come from the same hospitals as the training patients. Performance "
+        "elsewhere, on other scanners or in screening, is not known.",
+        "A hospital with few validation patients has a wide interval; differences between such "
+        "hospitals mean little.",
+    ]
+    if facts.rehearsal:
+        items.append("A rehearsal shows that the study works; it is no evidence about hospitals.")
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
+    training, asked = facts.protocol.training, facts.protocol.privacy
+    steps = len(facts.rounds) * training.steps_per_round
+    void = " <strong>(void: seeded noise)</strong>" if facts.noise_seeded else ""
+    spent = [h.epsilon for h in facts.hospitals if h.epsilon is not None]
+    accountants = sorted({h.accountant for h in facts.hospitals if h.accountant is not None})
+    if spent:
+        low, high = epsilon(min(spent)), epsilon(max(spent))
+        span = low if low == high else f"{low} to {high}, by hospital"
+        guarantee = f"ε = {span}, at δ = {small(asked.delta)}{void}"
+    else:
+        guarantee = absent("not reported by any hospital")
+    noise = (
+        "a known seed (test mode): no privacy"
+        if facts.noise_seeded
+        else "fresh entropy of each hospital's operating system, never kept"
+    )
+    return [
+        ("Unit", "the patient: all images of a patient, in all rounds together"),
+        ("Neighbouring relation", "one patient added or removed"),
+        (
+            "Mechanism",
+            "DP-SGD at each hospital: patients drawn by Poisson sampling, each patient's gradient "
+            "clipped, Gaussian noise added before anything leaves. "
+            f"Sampling rate q = {training.sampling_rate:g}, clipping norm C = "
+            f"{asked.max_grad_norm:g}, at most T = {steps} steps in {len(facts.rounds)} rounds",
+        ),
+        ("Guarantee, training", f"{guarantee} (agreed limit ε = {asked.epsilon:g})"),
+        (
+            "Guarantee, validation",
+            f"agreed limit ε = {asked.validation_epsilon:g} at δ = {small(asked.delta)}{void}, an "
+            "account of its own: these patients are never trained on, only noised score "
+            "histograms of theirs are released",
+        ),
+        (
+            "Accountant",
+            escape(", ".join(accountants)) if accountants else absent("not reported"),
+        ),
+        ("Noise source", noise),
+        (
+            "Trust",
+            "the noise is added at the hospital, so the coordinator need not be trusted with "
+            "patients. Each ε is the hospital's own statement; the coordinator cannot check it",
+        ),
+        (
+            "Scope",
+            "this study. Other studies on the same patients add to it, in each hospital's ledger",
+        ),
+    ]
+
+
+def _not_covered(facts: ReportFacts) -> list[str]:
+    items = [
+        "What is public by agreement: the protocol, the roster and every hospital's nominal number "
+        "of patients.",
+        "Who answered, refused or was missing in each round, and how long it took.",
+    ]
+    if facts.private:
+        items.append(
+            "A person who is a patient of two hospitals, or has two patient numbers: the ε of "
+            "each add up."
+        )
+        items.append(
+            "What the model says about patients in general. Privacy hides taking part, not "
+            "medical knowledge."
+        )
+    if facts.pooled is not None:
+        items.append(
+            "<strong>The exact figures in this report</strong> (pooled and per-hospital AUROC, "
+            "intervals, ROC curve, numbers of validation patients, local-only models). They are "
+            "the rehearser's own and would not leave a hospital: in a deployment only noised score "
+            "histograms do."
+        )
+    return items

@@ -1,0 +1,1 @@
+"""The same two apps for many hospitals on one machine."""

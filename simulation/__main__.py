@@ -1,0 +1,127 @@
+"""`intramural-simulate`: rehearse a study with many simulated hospitals on one machine."""
+
+import json
+import logging
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.policy import Device
+from common import outbound
+from common.errors import IntramuralError
+
+EXIT_REFUSED = 2
+EXIT_QUORUM = 3
+EXIT_INTERRUPTED = 130
+
+EXAMPLE = Path(__file__).parent.parent / "common" / "examples" / "lung-nodules.toml"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def simulate(
+    protocol: Annotated[
+        Path, typer.Option(help="Study protocol to rehearse.", show_default="lung nodules")
+    ] = EXAMPLE,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one sub-folder a hospital; without it, phantoms are made."),
+    ] = None,
+    hospitals: Annotated[
+        int | None, typer.Option(min=1, help="Number of phantom hospitals.", show_default="roster")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Server rounds instead of the protocol's.")
+    ] = None,
+    no_dp: Annotated[
+        bool, typer.Option("--no-dp", help="No clipping and no noise: what privacy costs.")
+    ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also train each hospital alone, for comparison.")
+    ] = False,
+    backend: Annotated[
+        str, typer.Option(help="local (in process) or ray (Flower's engine).")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="An existing Ray cluster, for --backend ray.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run.", show_default="study and time")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run of this --name.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where hospitals train.")] = "auto",
+    noise_seed: Annotated[
+        int | None,
+        typer.Option(help="Test mode: noise and sampling from this seed. NOT private, repeatable."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on the last line instead of tables.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show logs and tracebacks.")] = False,
+) -> None:
+    """Rehearse a study: every hospital trains behind its own wall, here in one process or on Ray.
+
+    Exit codes: 0 finished, 2 refused before or during the run, 3 a round missed its quorum,
+    130 interrupted.
+    """
+    console = Console(stderr=as_json)
+    outbound.switch_off()
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
+    run_name = name or time.strftime("%Y%m%d-%H%M%S")
+    try:
+        from simulation import command  # torch, Flower and Opacus: seconds, so not before --help
+
+        options = command.Options(
+            protocol=protocol,
+            data=data,
+            hospitals=hospitals,
+            rounds=rounds,
+            no_dp=no_dp,
+            baselines=baselines,
+            backend=backend,
+            ray_address=ray_address,
+            folder=runs / run_name,
+            resume=resume,
+            device=device,
+            noise_seed=noise_seed,
+        )
+        summary = command.carry_out(options, console)
+        if as_json:
+            typer.echo(json.dumps(summary))
+        code = 0 if summary["stopped"] == "finished" else EXIT_QUORUM
+    except IntramuralError as error:
+        if debug:
+            raise
+        console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
+        code = EXIT_REFUSED
+    except KeyboardInterrupt:
+        console.print(f"interrupted; continue with: {resume_command(run_name)}", soft_wrap=True)
+        code = EXIT_INTERRUPTED
+    raise typer.Exit(code)
+
+
+def resume_command(run_name: str) -> str:
+    """The command line of this process with what continues its run."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    named = any(word.split("=")[0] == "--name" for word in words)
+    return shlex.join(
+        ["intramural-simulate", *words, *([] if named else ["--name", run_name]), "--resume"]
+    )
+
+
+def main() -> None:
+    """Entry point of `intramural-simulate`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

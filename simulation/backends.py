@@ -1,0 +1,76 @@
+"""Where the hospitals of a rehearsal run: threads of this process, or Flower's engine on Ray."""
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecordValues, Context
+
+from client.app import Channel, make_app
+from client.policy import load_policy
+from client.vault import Vault
+from server.app import Run
+from simulation.grid import LocalGrid, Transport, unchanged
+
+
+@lru_cache(maxsize=256)
+def vault_of(site: Path) -> Vault:
+    """The vault under this `site.toml`, one in each process."""
+    return Vault(load_policy(site))
+
+
+class InProcess:
+    """Finds a hospital's vault in this process: what `client.app.make_app` asks to be connected by.
+
+    Between relay and vault pass the bytes of a typed request and reply, as over a socket.
+    """
+
+    def __init__(self, sites: Sequence[Path], threads: int) -> None:
+        self._sites = list(sites)
+        self._threads = threads
+
+    def __call__(self, context: Context) -> Channel:
+        torch.set_num_threads(self._threads)
+        return vault_of(self._sites[int(context.node_config["partition-id"])]).handle
+
+
+def run_local(run: Run, sites: Sequence[Path], *, transport: Transport = unchanged) -> None:
+    """Carry `run` out in this process, one hospital for each core at a time, one thread each.
+
+    Small convolutions gain little from a second thread, so two hospitals side by side are faster
+    than one after the other.
+    """
+    app = make_app(InProcess(sites, threads=1))
+    workers = max(1, min(len(sites), len(os.sched_getaffinity(0))))
+    grid = LocalGrid(app, len(sites), workers=workers, transport=transport)
+    try:
+        run.app()(grid, grid.context)
+    finally:
+        grid.close()
+
+
+def run_ray(run: Run, sites: Sequence[Path], *, address: str | None) -> None:
+    """Carry `run` out on Flower's Simulation Engine, on a Ray of its own or the one at `address`.
+
+    Every Ray worker must see the hospitals' folders under the same paths.
+    """
+    from flwr.simulation import run_simulation  # imports Ray, which takes seconds
+
+    init: dict[str, ConfigRecordValues] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        init |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    else:
+        init |= {"address": address}
+    gpus = 1.0 / len(sites) if torch.cuda.is_available() else 0.0
+    run_simulation(
+        server_app=run.app(),
+        client_app=make_app(InProcess(sites, threads=1)),
+        num_supernodes=len(sites),
+        backend_config={
+            "init_args": init,
+            "client_resources": {"num_cpus": 1, "num_gpus": gpus},
+        },
+    )

@@ -1,0 +1,127 @@
+"""What `intramural-simulate` does, from options to result."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from rich.console import Console
+
+from client.policy import Device
+from common.errors import RunError
+from common.files import write_atomic
+from common.protocol import StudyProtocol, load_protocol, parse_protocol
+from simulation.hospitals import from_folder, from_phantoms, many, settle
+from simulation.live import LiveTable, Silent
+from simulation.rehearsal import Rehearsal
+from simulation.results import (
+    LocalOnly,
+    gather,
+    judge_alone,
+    print_summary,
+    write_files,
+)
+
+PHANTOM_SEED = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked for type only."""
+
+    protocol: Path
+    data: Path | None
+    hospitals: int | None
+    rounds: int | None
+    no_dp: bool
+    baselines: bool
+    backend: str
+    ray_address: str | None
+    folder: Path
+    resume: bool
+    device: Device
+    noise_seed: int | None
+
+
+def carry_out(options: Options, console: Console) -> dict[str, Any]:
+    """Rehearse the study and write the run folder; the summary that `--json` prints.
+
+    IntramuralError when something is refused, before anything runs where that can be known.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    rehearsal = prepare(options, console)
+    with LiveTable(rehearsal, console) as table:
+        outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
+    local_only: dict[str, LocalOnly] = {}
+    if options.baselines and outcome.stopped == "finished":
+        local_only = train_alone(rehearsal, console)
+    facts = gather(rehearsal, outcome, local_only)
+    summary = write_files(rehearsal, facts)
+    print_summary(console, rehearsal.folder, facts)
+    if outcome.stopped != "finished" and outcome.last is not None:
+        console.print(
+            f"[red]stopped: round {outcome.last.round} had {len(outcome.last.answered)} of "
+            f"{rehearsal.protocol.participation.quorum} required replies[/red] "
+            f"(refused: {outcome.last.refused or 'none'}, "
+            f"missing: {', '.join(outcome.last.missing) or 'none'})",
+            highlight=False,
+        )
+    return summary
+
+
+def train_alone(rehearsal: Rehearsal, console: Console) -> dict[str, LocalOnly]:
+    """Train each hospital without the others and judge it where the federated model is judged."""
+    models = {}
+    for hospital in rehearsal.protocol.hospital_names:
+        console.print(f"local-only: training {hospital} alone ...", highlight=False)
+        models[hospital] = rehearsal.alone(hospital, Silent())
+    return judge_alone(rehearsal, models)
+
+
+def prepare(options: Options, console: Console) -> Rehearsal:
+    """Protocol, data, policies and ledgers in place: everything that can be refused before a run."""
+    if options.backend not in ("local", "ray"):
+        raise RunError(f"backend is '{options.backend}' but must be 'local' or 'ray'")
+    if options.ray_address is not None and options.backend != "ray":
+        raise RunError("--ray-address needs --backend ray")
+    kept = options.folder / "protocol.toml"
+    if kept.exists() and not options.resume:
+        raise RunError(
+            f"{options.folder} holds a run already; continue it with --resume, "
+            f"or choose another --name"
+        )
+    if options.resume and not kept.exists():
+        raise RunError(f"there is no run to resume in {options.folder}; give its --name")
+    protocol = adapted(load_protocol(options.protocol), options)
+    hospitals = options.folder / "hospitals"
+    if options.data is not None:
+        protocol, data = from_folder(protocol, options.data)
+    elif options.resume:
+        data = {name: hospitals / name / "data" for name in protocol.hospital_names}
+    else:
+        console.print(f"making phantom CT for {len(protocol.hospitals)} hospitals ...")
+        data = from_phantoms(protocol, hospitals, PHANTOM_SEED)
+    if options.resume and load_protocol(kept).digest != protocol.digest:
+        raise RunError(
+            f"{kept} is another study than these options make; resume with the run's own options"
+        )
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, protocol.to_toml().encode())
+    sites = settle(protocol, hospitals, data, device=options.device, noise_seed=options.noise_seed)
+    return Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
+
+
+def adapted(protocol: StudyProtocol, options: Options) -> StudyProtocol:
+    """`protocol` with what the options change; the result is a study of its own, with its own digest."""
+    fields = protocol.model_dump(by_alias=True, exclude_none=True, mode="json")
+    if options.rounds is not None:
+        fields["rounds"] = options.rounds
+    if options.no_dp:
+        fields["privacy"]["mechanism"] = "none"
+    protocol = parse_protocol(tomli_w.dumps(fields))
+    if options.hospitals is not None:
+        if options.data is not None:
+            raise RunError("--hospitals makes phantom hospitals and cannot be used with --data")
+        protocol = many(protocol, options.hospitals)
+    return protocol

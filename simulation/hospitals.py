@@ -1,0 +1,148 @@
+"""Hospitals for a rehearsal: from phantoms or from a data folder, each with its own policy and ledger."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from client.data import count_patients, hospital_folders
+from client.data.split import is_validation_patient
+from client.ledger import FILE as LEDGER_FILE
+from client.ledger import Ledger
+from client.policy import Device, SitePolicy
+from common.errors import RunError
+from common.files import write_atomic
+from common.phantom import SCANNERS, phantom_patches, to_grey8
+from common.protocol import StudyProtocol, parse_protocol
+
+PATCHES_PER_PATIENT = (3, 8)
+NODULE_FRACTION = 0.35
+MARGIN = 8  # pixels round the protocol's crop, as in patches cut from a real scan
+
+
+def with_roster(protocol: StudyProtocol, cohorts: Mapping[str, int]) -> StudyProtocol:
+    """`protocol` with the hospitals `cohorts` (name -> nominal patients), all but one as quorum.
+
+    For a rehearsal, where whoever runs it knows the cohorts; ProtocolError when the result is not
+    a valid protocol.
+    """
+    fields = protocol.model_dump(by_alias=True, exclude_none=True, mode="json")
+    fields["hospitals"] = [{"name": n, "nominal-patients": c} for n, c in cohorts.items()]
+    fields["participation"]["quorum"] = max(1, len(cohorts) - 1)
+    return parse_protocol(tomli_w.dumps(fields))
+
+
+def many(protocol: StudyProtocol, count: int) -> StudyProtocol:
+    """`protocol` with `count` hospitals of the sizes that its own roster has, in turn."""
+    own = protocol.hospitals
+    cohorts = {
+        (own[i].name if i < len(own) else f"hospital-{i + 1:03d}"): own[
+            i % len(own)
+        ].nominal_patients
+        for i in range(count)
+    }
+    return with_roster(protocol, cohorts)
+
+
+def from_folder(protocol: StudyProtocol, root: Path) -> tuple[StudyProtocol, dict[str, Path]]:
+    """The hospitals in `root` and `protocol` with them as its roster.
+
+    Their number of training patients becomes the nominal cohort size. DataError names what is
+    wrong with which file.
+    """
+    folders = hospital_folders(root)
+    cohorts = {name: count_patients(path, protocol.images)[0] for name, path in folders.items()}
+    return with_roster(protocol, cohorts), folders
+
+
+def from_phantoms(protocol: StudyProtocol, folder: Path, seed: int) -> dict[str, Path]:
+    """Write an image folder of synthetic patients for every hospital; each has its own scanner.
+
+    A hospital gets exactly its nominal number of training patients and the validation patients that
+    their ids bring along. The same seed gives the same images.
+    """
+    scanners = list(SCANNERS.values())
+    counts = torch.Generator().manual_seed(seed)
+    folders = {}
+    for index, hospital in enumerate(protocol.hospitals):
+        patients: list[str] = []
+        training = 0
+        while training < hospital.nominal_patients:
+            patients.append(f"{hospital.name}-{len(patients):05d}")
+            fraction = protocol.images.validation_fraction
+            training += not is_validation_patient(patients[-1], fraction)
+        low, high = PATCHES_PER_PATIENT
+        patches = torch.randint(low, high + 1, (len(patients),), generator=counts).tolist()
+        phantoms = phantom_patches(
+            sum(patches),
+            size=protocol.images.size + MARGIN,
+            seed=seed * 10_000 + index,
+            scanner=scanners[index % len(scanners)],
+            nodule_fraction=NODULE_FRACTION,
+        )
+        owners = [patient for patient, n in zip(patients, patches, strict=True) for _ in range(n)]
+        folders[hospital.name] = folder / hospital.name / "data"
+        grey = to_grey8(phantoms.hu).numpy()
+        labels = [protocol.images.classes[label] for label in phantoms.label.tolist()]
+        _write_folder(folders[hospital.name], grey, labels, owners)
+    return folders
+
+
+def _write_folder(
+    folder: Path, grey: NDArray[np.uint8], labels: list[str], owners: list[str]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "label", "patient_id"])
+        for number, (pixels, label, owner) in enumerate(zip(grey, labels, owners, strict=True)):
+            name = f"{number:05d}.png"
+            Image.fromarray(pixels).save(folder / name, compress_level=1)
+            rows.writerow([name, label, owner])
+
+
+def settle(
+    protocol: StudyProtocol,
+    folder: Path,
+    data: Mapping[str, Path],
+    *,
+    device: Device,
+    noise_seed: int | None,
+) -> dict[str, Path]:
+    """Write each hospital's site policy and start its ledger; hospital -> its `site.toml`.
+
+    A hospital that exists keeps its ledger, since spends are for life. RunError when it was set up
+    with another noise seed, which would change what a resumed run computes.
+    """
+    sites = {}
+    for name in protocol.hospital_names:
+        home = (folder / name).resolve()
+        state = home / "state"
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        policy = SitePolicy(
+            hospital=name,
+            data=data[name].resolve(),
+            state=state,
+            device=device,
+            approved_studies=(protocol.digest,),
+            # Twice the study's epsilon: a round that a crash interrupts is spent and asked again.
+            max_epsilon=2 * max(protocol.privacy.epsilon, protocol.privacy.validation_epsilon),
+            rehearsal=True,
+            noise_seed=noise_seed,
+        )
+        text = tomli_w.dumps(policy.model_dump(by_alias=True, exclude_none=True, mode="json"))
+        sites[name] = home / "site.toml"
+        if sites[name].exists() and sites[name].read_text() != text:
+            raise RunError(
+                f"{sites[name]} was written for another study or other options; "
+                f"resume with the same options, or choose another --name"
+            )
+        write_atomic(sites[name], text.encode())
+        if not (state / LEDGER_FILE).exists():
+            Ledger.create(state)
+    return sites

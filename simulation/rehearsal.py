@@ -1,0 +1,117 @@
+"""A rehearsal: one study, its simulated hospitals and what the rehearser, who holds all, may look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from client.data import open_cohort
+from client.evidence import kept_scores
+from client.ledger import Account, Ledger
+from client.policy import SitePolicy, load_policy
+from client.privacy.accounting import Epsilon, epsilon_of
+from client.training import choose_device, evaluate, load_model
+from common.arrays import Arrays
+from common.errors import DataError, RunError
+from common.metrics import Scores
+from common.model_spec import model_spec
+from common.protocol import StudyProtocol
+from server.app import FINAL_MODEL, INITIAL_MODEL, Run
+from server.checkpoint import Checkpoints, State
+from server.rounds import Observer, Outcome
+from simulation.backends import run_local, run_ray
+from simulation.hospitals import settle, with_roster
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """`sites` are the hospitals' `site.toml` by name, in the order of the protocol's roster."""
+
+    protocol: StudyProtocol
+    folder: Path
+    sites: dict[str, Path]
+    backend: str = "local"
+    ray_address: str | None = None
+
+    def carry_out(
+        self,
+        observer: Observer,
+        *,
+        resume: bool,
+        progress: Callable[[float], None] | None = None,
+    ) -> Outcome:
+        """Run the study to its end. RunError when Flower's engine swallowed what went wrong."""
+        run = Run(self.protocol, self.folder, observer, resume=resume, progress=progress)
+        if self.backend == "ray":
+            run_ray(run, list(self.sites.values()), address=self.ray_address)
+        else:
+            run_local(run, list(self.sites.values()))
+        if run.outcome is None:
+            raise RunError("the ServerApp ended without an outcome; run again with --debug")
+        return run.outcome
+
+    def policies(self) -> dict[str, SitePolicy]:
+        return {name: load_policy(path) for name, path in self.sites.items()}
+
+    def scores(self, after_round: int) -> dict[str, Scores]:
+        """Exact validation scores of the model after `after_round` rounds, where a hospital has them."""
+        found = {}
+        for name, policy in self.policies().items():
+            try:
+                found[name] = kept_scores(policy.state, self.protocol, after_round)
+            except DataError:
+                continue  # it was absent in that round
+        return found
+
+    def spent(self, account: Account = "training") -> dict[str, Epsilon]:
+        """What each hospital's ledger says these patients have spent, over all restarts."""
+        spent = {}
+        for name, policy in self.policies().items():
+            with Ledger.open(policy.state) as ledger:
+                spent[name] = epsilon_of(ledger.spends(account), self.protocol.privacy.delta)
+        return spent
+
+    def scores_of(self, arrays: Arrays) -> dict[str, Scores]:
+        """Exact scores of any model of this study on every hospital's validation patients."""
+        found = {}
+        for name, policy in self.policies().items():
+            cohort = open_cohort(policy.data, self.protocol.images, policy.patient_id_pattern)
+            device = choose_device(policy.device)
+            found[name] = evaluate(
+                load_model(self.protocol, arrays, device), cohort.validation, device
+            )
+        return found
+
+    def alone(self, hospital: str, observer: Observer) -> Arrays:
+        """The model that `hospital` reaches without the others: same start, steps and guarantee.
+
+        It trains in a folder of its own with a ledger of its own: a what-if of the rehearsal, which
+        in earnest would be a second spend on the same patients. Done once, then read.
+        """
+        policy = load_policy(self.sites[hospital])
+        nominal = self.protocol.hospital(hospital).nominal_patients
+        protocol = with_roster(self.protocol, {hospital: nominal})
+        folder = self.folder / "local-only" / hospital
+        model = folder / FINAL_MODEL
+        if not model.exists():
+            sites = settle(
+                protocol,
+                folder / "hospitals",
+                {hospital: policy.data},
+                device=policy.device,
+                noise_seed=policy.noise_seed,
+            )
+            initial = in_order(load_file(self.folder / INITIAL_MODEL), self.protocol)
+            checkpoints = Checkpoints(folder, protocol)
+            if checkpoints.load() is None:
+                checkpoints.save(State(round=0, arrays=initial))
+            outcome = Rehearsal(protocol, folder, sites).carry_out(observer, resume=True)
+            if outcome.stopped != "finished":
+                raise RunError(f"training at {hospital} alone ended with {outcome.stopped}")
+        return in_order(load_file(model), self.protocol)
+
+
+def in_order(arrays: Arrays, protocol: StudyProtocol) -> Arrays:
+    """`arrays` in the model's own order, which a safetensors file does not keep."""
+    return {name: arrays[name] for name in model_spec(protocol)}

@@ -1,0 +1,227 @@
+"""A finished rehearsal as facts: the report, the files in the run folder, the JSON and the summary."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from client.privacy.accounting import training_spend
+from common.arrays import Arrays
+from common.files import write_atomic
+from common.metrics import (
+    Scores,
+    auroc,
+    auroc_interval,
+    auroc_of_histogram,
+    average_precision,
+    roc_curve_points,
+)
+from server.checkpoint import RoundRecord
+from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.plots import write_tensorboard
+from server.report import write_report
+from server.rounds import Outcome
+from simulation.live import shown
+from simulation.rehearsal import Rehearsal
+
+
+@dataclass(frozen=True)
+class LocalOnly:
+    """A model that one hospital trained alone, on its own and on all hospitals' validation patients."""
+
+    own: float | None
+    pooled: float | None
+
+
+def judge_alone(rehearsal: Rehearsal, models: dict[str, Arrays]) -> dict[str, LocalOnly]:
+    """How the local-only `models` (by hospital) do where the federated model is measured."""
+    judged = {}
+    for hospital, arrays in models.items():
+        scores = rehearsal.scores_of(arrays)
+        judged[hospital] = LocalOnly(
+            own=auroc(scores[hospital]),
+            pooled=auroc(Scores.concatenate(list(scores.values()))),
+        )
+    return judged
+
+
+def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOnly]) -> ReportFacts:
+    """The facts of a run, finished or not: what the report, the JSON and the summary are made of."""
+    protocol, done = rehearsal.protocol, outcome.state.round
+    scores = rehearsal.scores(done)
+    spent = rehearsal.spent()
+    together = Scores.concatenate(list(scores.values()))
+    zero_shot = Scores.concatenate(list(rehearsal.scores(0).values()))
+    private = protocol.privacy.mechanism != "none"
+    return ReportFacts(
+        protocol=protocol,
+        backend=rehearsal.backend,
+        stopped=outcome.stopped,
+        rounds=tuple(_rounds(rehearsal, outcome)),
+        hospitals=tuple(
+            HospitalFacts(
+                name=hospital.name,
+                nominal_patients=hospital.nominal_patients,
+                validation_patients=_patients(scores, hospital.name),
+                auroc=auroc(scores[hospital.name]) if hospital.name in scores else None,
+                interval=auroc_interval(scores[hospital.name]) if hospital.name in scores else None,
+                local_only_auroc=_of(local_only, hospital.name, "own"),
+                local_only_pooled_auroc=_of(local_only, hospital.name, "pooled"),
+                epsilon=spent[hospital.name].value if private else None,
+                delta=spent[hospital.name].delta if private else None,
+                accountant=spent[hospital.name].accountant if private else None,
+                noise_multiplier=training_spend(protocol).noise_multiplier if private else None,
+            )
+            for hospital in protocol.hospitals
+        ),
+        noise_seeded=any(p.noise_seed is not None for p in rehearsal.policies().values()),
+        zero_shot_auroc=auroc(zero_shot),
+        pooled=PooledFacts(
+            auroc=auroc(together),
+            interval=auroc_interval(together),
+            average_precision=average_precision(together),
+            roc=roc_curve_points(together),
+        ),
+    )
+
+
+def _patients(scores: dict[str, Scores], name: str) -> int | None:
+    return scores[name].patients if name in scores else None
+
+
+def _of(local_only: dict[str, LocalOnly], name: str, where: str) -> float | None:
+    found: float | None = getattr(local_only.get(name), where, None)
+    return found
+
+
+def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
+    """Each closed round with the AUROC of the model that came out of it, judged one message later."""
+    closed: list[RoundRecord] = list(outcome.state.records)
+    later = [*closed[1:], outcome.last]
+    facts = []
+    for record, judged in zip(closed, later, strict=False):
+        scores = Scores.concatenate(list(rehearsal.scores(record.round).values()))
+        facts.append(
+            RoundFacts(
+                round=record.round,
+                seconds=record.seconds,
+                answered=tuple(record.answered),
+                refused=record.refused,
+                missing=tuple(record.missing),
+                pooled_auroc=auroc(scores),
+                pooled_interval=auroc_interval(scores, resamples=300),
+                released_auroc=auroc_of_histogram(judged.histogram) if judged else None,
+            )
+        )
+    return facts
+
+
+def write_files(rehearsal: Rehearsal, facts: ReportFacts) -> dict[str, Any]:
+    """Report, TensorBoard events and `summary.json` in the run folder; returns the summary."""
+    write_report(rehearsal.folder, facts)
+    write_tensorboard(rehearsal.folder, facts.rounds)
+    summary = as_json(rehearsal.folder, facts)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    write_atomic(rehearsal.folder / "summary.json", text.encode())
+    return summary
+
+
+def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
+    """The run for machines; None where a figure is not defined."""
+    pooled = facts.pooled
+    return {
+        "run": str(folder),
+        "study": facts.protocol.digest,
+        "rounds": len(facts.rounds),
+        "stopped": facts.stopped,
+        "test_mode_noise": facts.noise_seeded,
+        "pooled": {
+            "auroc": pooled.auroc if pooled else None,
+            "auroc_ci": list(pooled.interval) if pooled and pooled.interval else None,
+            "average_precision": pooled.average_precision if pooled else None,
+        },
+        "zero_shot": {"auroc": facts.zero_shot_auroc},
+        "hospitals": {
+            hospital.name: {
+                "auroc": hospital.auroc,
+                "auroc_ci": list(hospital.interval) if hospital.interval else None,
+                "local_only_auroc": hospital.local_only_auroc,
+                "local_only_pooled_auroc": hospital.local_only_pooled_auroc,
+                "epsilon": _finite(hospital.epsilon),
+                "delta": hospital.delta,
+                "accountant": hospital.accountant,
+                "nominal_patients": hospital.nominal_patients,
+                "validation_patients": hospital.validation_patients,
+            }
+            for hospital in facts.hospitals
+        },
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
+    """What a person takes away: who got what, what it cost, and where the files are."""
+    pooled = facts.pooled
+    table = Table(title="Result for each hospital", title_justify="left", show_edge=False)
+    for column in ("hospital", "patients", "AUROC (95 %)", "alone", "alone, pooled", "epsilon"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for hospital in facts.hospitals:
+        table.add_row(
+            hospital.name,
+            str(hospital.nominal_patients),
+            with_interval(hospital.auroc, hospital.interval),
+            shown(hospital.local_only_auroc),
+            shown(hospital.local_only_pooled_auroc),
+            shown(hospital.epsilon, 2),
+        )
+    console.print(table)
+    if pooled is not None:
+        console.print(
+            f"pooled AUROC {with_interval(pooled.auroc, pooled.interval)}, average precision "
+            f"{shown(pooled.average_precision)}, before training {shown(facts.zero_shot_auroc)}; "
+            f"validation split by patient, every image counts, interval by patient bootstrap",
+            highlight=False,
+        )
+    alone = [h.local_only_pooled_auroc for h in facts.hospitals if h.local_only_pooled_auroc]
+    if alone and pooled is not None:
+        console.print(
+            f"on the pooled validation patients: federated {shown(pooled.auroc)}, "
+            f"mean of the hospitals alone {shown(sum(alone) / len(alone))}",
+            highlight=False,
+        )
+    console.print(privacy_sentence(facts), highlight=False)
+    console.print(
+        f"results: {folder}/report.html, model.safetensors, summary.json", highlight=False
+    )
+
+
+def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    """ "0.912 (0.871–0.946)", or words where it is not defined."""
+    if value is None:
+        return "one class only"
+    return shown(value) + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+
+
+def privacy_sentence(facts: ReportFacts) -> str:
+    """The guarantee of this run in one sentence, or that there is none."""
+    if not facts.private:
+        return "NO differential privacy in this run (mechanism = none)."
+    spent = [h for h in facts.hospitals if h.epsilon is not None]
+    if not spent:
+        return "Nothing was spent."
+    worst = max(spent, key=lambda h: h.epsilon or 0.0)
+    sentence = (
+        f"privacy: epsilon {worst.epsilon:.2f} at delta {worst.delta:g} at most, unit: patient, "
+        f"add/remove one, accountant {worst.accountant}, noise added at each hospital; validation "
+        f"patients have an account of their own"
+    )
+    if facts.noise_seeded:
+        sentence += ". TEST MODE: the noise came from a known seed, so nothing is private"
+    return sentence

@@ -1,0 +1,310 @@
+"""The report says all that it was given, says why where there is nothing, and loads nothing."""
+
+import re
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.protocol import Hospital, Images, StudyProtocol
+from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.page import count, difference, epsilon, listed, runs, small
+from server.plots import learning_curve_svg, write_tensorboard
+from server.report import write_report
+
+NO_PRIVACY = "No differential privacy in this run."
+SEEDED = "Noise came from a known seed: no privacy."
+NAMES = ("north", "east", "south", "west")
+
+
+def protocol(mechanism: str = "dp-sgd") -> StudyProtocol:
+    return StudyProtocol.model_validate(
+        {
+            "study": "lung-nodules",
+            "rounds": 10,
+            "images": {"classes": ["non-nodule", "nodule"], "size": 32},
+            "training": {"steps-per-round": 4, "learning-rate": 0.5, "sampling-rate": 0.5},
+            "privacy": {"mechanism": mechanism, "epsilon": 8.25, "max-grad-norm": 1.5},
+            "participation": {"quorum": 3},
+            "hospitals": [{"name": name, "nominal-patients": 10} for name in NAMES],
+        }
+    )
+
+
+def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
+    return tuple(
+        RoundFacts(
+            round=number,
+            seconds=1.5,
+            answered=NAMES[:2] if number > 8 else NAMES[:3],
+            refused={"west": "E-POLICY-BUDGET"} if number != 3 else {},
+            missing=("south",) if number > 8 else (),
+            pooled_auroc=0.9 + number / 1000 if exact else None,
+            pooled_interval=(0.88, 0.93) if exact else None,
+            released_auroc=0.8 + number / 1000 if released else None,
+            epsilon={"north": float(number)},
+        )
+        for number in range(1, 11)
+    )
+
+
+def rehearsal(mechanism: str = "dp-sgd", noise_seeded: bool = False) -> ReportFacts:
+    private = mechanism != "none"
+    spent = (7.9999, 1e-5, "PRV and PLD", 1.37) if private else (None, None, None, None)
+    curve = np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.75, 1.0])
+    return ReportFacts(
+        protocol=protocol(mechanism),
+        backend="local",
+        stopped="all rounds were done",
+        rounds=rounds(),
+        hospitals=(
+            HospitalFacts("north", 1060, 15, 0.931, (0.901, 0.957), 0.925, 0.917, *spent),
+            HospitalFacts("east", 40, 19, 0.915, (0.861, 0.962), 0.903, 0.906, *spent),
+            HospitalFacts("south", 24, 6, 0.889, (0.782, 0.983), 0.871, 0.894, *spent),
+            HospitalFacts("west", 8, 2, None, None, None, 0.676, *spent),
+        ),
+        noise_seeded=noise_seeded,
+        zero_shot_auroc=0.8931,
+        pooled=PooledFacts(0.9101, (0.8731, 0.9371), 0.8571, curve),
+    )
+
+
+def deployment() -> ReportFacts:
+    return ReportFacts(
+        protocol=protocol(),
+        backend="deployment",
+        stopped="the quorum of 3 was not met in round 11",
+        rounds=rounds(exact=False),
+        hospitals=tuple(HospitalFacts(name, 10) for name in NAMES),
+        noise_seeded=False,
+    )
+
+
+def html_of(facts: ReportFacts, folder: Path) -> str:
+    path = write_report(folder, facts)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def text_of(html: str) -> str:
+    """What a reader sees: no style, no tags, blanks joined."""
+    return re.sub(
+        r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.S))
+    )
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed in the wrong place, and collects what the tests ask about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        assert not [name for name, _ in attrs if name.startswith("on")], "an event handler"
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+CASES = {
+    "dp": rehearsal(),
+    "no-dp": rehearsal("none"),
+    "seeded": rehearsal(noise_seeded=True),
+    "deployment": deployment(),
+    "no round": replace(deployment(), rounds=(), hospitals=()),
+    "one class": replace(rehearsal(), pooled=PooledFacts(None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize("facts", CASES.values(), ids=CASES)
+def test_page_is_balanced_and_needs_nothing_from_outside(
+    facts: ReportFacts, tmp_path: Path
+) -> None:
+    html = html_of(facts, tmp_path / "new" / "folder")
+    parser = Balance()
+    parser.feed(html)
+    parser.close()
+    assert parser.open == []
+    assert not parser.seen & {"script", "link", "iframe", "object"}
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in parser.addresses)
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+    assert "None" not in text_of(html)
+    assert "nan" not in text_of(html).split()
+
+
+def test_every_number_that_was_given_is_shown(tmp_path: Path) -> None:
+    facts = rehearsal()
+    text = text_of(html_of(facts, tmp_path))
+    expected = [
+        *("0.910", "0.873–0.937", "0.857", "0.893", "10 of 10", "28 of 39 requests", "15 s"),
+        *("1,060", "40", "24", "8", "15", "19", "6", "2"),
+        *("0.931", "0.901–0.957", "0.925", "0.917", "0.915", "0.861–0.962", "0.903", "0.906"),
+        *("0.889", "0.782–0.983", "0.871", "0.894", "0.676"),
+        *("+0.006", "−0.007", "+0.012", "+0.004", "+0.018", "+0.016", "+0.234"),
+        *("8.00 at 1e-5", "ε = 8.25", "1.37", "PRV and PLD", "C = 1.5", "q = 0.5", "T = 40 steps"),
+        *("all rounds were done", facts.protocol.digest, "0.810", "after round 10"),
+        "west refused with E-POLICY-BUDGET in rounds 1–2, 4–10",
+    ]
+    for number in expected:
+        assert number in text, number
+    assert "not a medical device" in text
+    assert "would not leave a hospital" in text
+    assert "one patient added or removed" in text
+
+
+def test_who_gains_and_who_does_not_is_said_plainly(tmp_path: Path) -> None:
+    text = text_of(html_of(rehearsal(), tmp_path))
+    assert "Gain from joining: east, south and west." in text
+    assert "No gain: north." in text
+    assert "0.910 and the local-only models 0.848 on average (best 0.917, worst 0.676)" in text
+    worse = replace(rehearsal(), pooled=PooledFacts(0.5, (0.4, 0.6), 0.5, None))
+    assert "No hospital gains from joining." in text_of(html_of(worse, tmp_path))
+    assert "Local-only models were not trained" in text_of(html_of(deployment(), tmp_path))
+
+
+def test_what_is_not_known_is_said_in_words(tmp_path: Path) -> None:
+    text = text_of(html_of(rehearsal(), tmp_path))
+    assert text.count("not defined (one class only)") == 2  # west: own AUROC and its local-only one
+    text = text_of(html_of(deployment(), tmp_path))
+    assert "not defined" not in text
+    assert "stays in the hospital" in text
+    assert "not reported" in text
+    assert "would not leave" not in text  # nothing exact is shown
+    some = rehearsal()
+    left_out = replace(some.hospitals[0], local_only_auroc=None, local_only_pooled_auroc=None)
+    text = text_of(html_of(replace(some, hospitals=(left_out, *some.hospitals[1:])), tmp_path))
+    assert text.count("not run") == 2
+    assert "No gain" not in text
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
+@pytest.mark.parametrize("noise_seeded", [False, True])
+def test_red_boxes_appear_exactly_when_they_should(
+    mechanism: str, noise_seeded: bool, tmp_path: Path
+) -> None:
+    html = html_of(rehearsal(mechanism, noise_seeded), tmp_path)
+    assert (NO_PRIVACY in html) == (mechanism == "none")
+    assert (SEEDED in html) == noise_seeded
+    assert html.count('class="warning"') == (mechanism == "none") + noise_seeded
+    voided = noise_seeded and mechanism != "none"
+    assert ("void" in text_of(html).replace("is void", "")) == voided
+    assert ("DP-SGD" in html) == (mechanism != "none")
+    assert ("fresh entropy" in html) == (mechanism != "none" and not noise_seeded)
+    assert ("gives no privacy" in html) == (mechanism == "none")
+
+
+def test_a_deployment_and_a_rehearsal_are_called_what_they_are(tmp_path: Path) -> None:
+    assert "The images stayed in the hospitals" in html_of(deployment(), tmp_path)
+    for backend in ("local", "ray", "something-new"):
+        html = html_of(replace(rehearsal(), backend=backend), tmp_path)
+        assert "Report of a rehearsal" in html
+        assert "The images stayed" not in html
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile = "<script>alert('&\"$x$')</script>"
+    clean = rehearsal()
+    roster = tuple(Hospital.model_construct(name=hostile + n, nominal_patients=1) for n in NAMES)
+    images = Images.model_construct(classes=(hostile, hostile), size=32)
+    facts = replace(
+        clean,
+        protocol=clean.protocol.model_copy(
+            update={"study": hostile, "hospitals": roster, "images": images}
+        ),
+        stopped=hostile,
+        hospitals=tuple(
+            replace(h, name=hostile + h.name, accountant=hostile) for h in clean.hospitals
+        ),
+        rounds=(RoundFacts(1, 1.0, (hostile + "north",), {hostile + "west": hostile}),),
+    )
+    html = html_of(facts, tmp_path)
+    parser = Balance()
+    parser.feed(html)
+    assert parser.open == []
+    assert "script" not in parser.seen
+    assert html.count("&lt;script&gt;alert(&#x27;&amp;&quot;$x$&#x27;)") >= 12
+
+
+def test_many_rounds_are_split_into_tables(tmp_path: Path) -> None:
+    many = tuple(replace(rounds()[0], round=number) for number in range(1, 46))
+    html = html_of(replace(rehearsal(), rounds=many), tmp_path)
+    assert html.count('<table class="rounds">') == 3
+    assert '<th scope="col">45</th>' in html
+
+
+def test_learning_curve_has_gaps_and_may_be_absent() -> None:
+    assert learning_curve_svg((), None) is None
+    assert learning_curve_svg(rounds(exact=False, released=False), None) is None
+    broken = (*rounds()[:3], RoundFacts(4, 1.0, ()), replace(rounds()[4], pooled_interval=None))
+    for svg in (learning_curve_svg(broken, 0.89), learning_curve_svg(rounds(exact=False), None)):
+        assert svg is not None
+        assert "<svg" in svg
+        assert "nan" not in svg
+
+
+def test_wording_of_numbers() -> None:
+    # An epsilon is never shown smaller than it is, and an exact one not larger.
+    assert [epsilon(v) for v in (0.0, 1.0, 2.3, 7.991, 7.99)] == [
+        "0.00",
+        "1.00",
+        "2.30",
+        "8.00",
+        "7.99",
+    ]
+    assert [small(v) for v in (1e-5, 2.5e-10, 0.5)] == ["1e-5", "2.5e-10", "0.5"]
+    assert difference(0.9, 0.95) == "−0.050"
+    assert difference(None, 0.95) == difference(0.9, None) == "–"
+    assert [listed(NAMES[:n]) for n in (1, 2, 3)] == [
+        "north",
+        "north and east",
+        "north, east and south",
+    ]
+    assert runs([1, 2, 3, 7, 9, 10]) == "1–3, 7, 9–10"
+    assert (count(1, "round"), count(2000, "round")) == ("1 round", "2,000 rounds")
+
+
+def test_importing_the_report_loads_no_plotting() -> None:
+    """The coordinator imports it before the first round; these cost seconds."""
+    code = (
+        "import sys, server.report\n"
+        "heavy = {'matplotlib', 'tensorboard', 'sklearn', 'torch', 'client'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_tensorboard(tmp_path / "tensorboard", rounds()[:4])
+    path = write_tensorboard(tmp_path / "tensorboard", rounds())  # after a resume
+    assert [path] == list((tmp_path / "tensorboard").iterdir())
+    events = EventAccumulator(str(path.parent)).Reload()
+    assert sorted(events.Tags()["scalars"]) == [
+        *("epsilon/north", "pooled/auroc", "released/auroc", "round/seconds")
+    ]
+    for tag, first in (("pooled/auroc", 0.901), ("released/auroc", 0.801), ("epsilon/north", 1)):
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == list(range(1, 11))
+        assert points[0].value == pytest.approx(first, abs=1e-6)
+    write_tensorboard(path.parent, rounds(exact=False))
+    events = EventAccumulator(str(path.parent)).Reload()
+    assert "pooled/auroc" not in events.Tags()["scalars"]
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    assert b"brain.Event:2" in path.read_bytes()[12 : 12 + length]
