@@ -11,7 +11,6 @@ from common.errors import DataError
 from common.files import write_atomic
 from common.messages import HISTOGRAM_BINS, Histogram
 from common.metrics import Scores, score_histogram
-from common.protocol import StudyProtocol
 
 
 def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Histogram:
@@ -26,23 +25,23 @@ def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Hist
     return tuple(negatives), tuple(positives)
 
 
-def scores_file(state: Path, protocol: StudyProtocol, after_round: int) -> Path:
-    """Where a hospital keeps its exact scores of the model after `after_round` rounds (0 = initial)."""
-    return state / "scores" / protocol.digest[:16] / f"round-{after_round:05d}.npz"
+def scores_file(state: Path, study: str, after_round: int) -> Path:
+    """Where a hospital keeps its exact scores in `study` (digest) after `after_round` rounds, 0 first."""
+    return state / "scores" / study[:16] / f"round-{after_round:05d}.npz"
 
 
-def keep_scores(state: Path, protocol: StudyProtocol, after_round: int, scores: Scores) -> None:
+def keep_scores(state: Path, study: str, after_round: int, scores: Scores) -> None:
     """Keep the exact scores for the hospital's own eyes; patients are ordinals, not identities."""
-    path = scores_file(state, protocol, after_round)
+    path = scores_file(state, study, after_round)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     buffer = io.BytesIO()
     np.savez(buffer, score=scores.score, label=scores.label, patient=scores.patient)
     write_atomic(path, buffer.getvalue())
 
 
-def kept_scores(state: Path, protocol: StudyProtocol, after_round: int) -> Scores:
+def kept_scores(state: Path, study: str, after_round: int) -> Scores:
     """The scores that `keep_scores` kept; DataError when there are none for this round."""
-    path = scores_file(state, protocol, after_round)
+    path = scores_file(state, study, after_round)
     try:
         with np.load(path, allow_pickle=False) as columns:
             return Scores(

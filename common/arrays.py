@@ -5,6 +5,7 @@ state and is part of the contract: flat vectors, noise and digests follow it.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,6 +60,7 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over names, shapes and bytes in order, 64 hex digits."""
     state = hashlib.sha256()
     for name, array in arrays.items():
-        state.update(f"{name}{array.shape}{array.dtype}".encode())
+        # JSON ends where it ends, so no name can pass for another array's head.
+        state.update(json.dumps([name, array.shape, str(array.dtype)]).encode())
         state.update(np.ascontiguousarray(array).tobytes())
     return state.hexdigest()

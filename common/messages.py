@@ -17,6 +17,7 @@ import struct
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -32,6 +33,11 @@ MAX_FRAME_BYTES = 1 << 30  # ResNet18 is 45 MB; nothing that a study needs comes
 # Score bins of a released histogram: fixed and public. Noise falls on every cell, so few are better
 # (common/metrics.py has the measured bias).
 HISTOGRAM_BINS = 16
+
+# Largest magnitude of a histogram's cell or an update's value that a coordinator uses. Far above
+# anything honest, and small enough that sums over hospitals and rounds, squares and distances
+# between updates stay finite in float32: a finite 1e308 would otherwise end the run.
+LARGEST_VALUE = 1e9
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Round = Annotated[int, Field(ge=1)]
@@ -56,8 +62,9 @@ class _Message(BaseModel):
 
 
 def is_histogram(rows: Histogram) -> bool:
-    """Whether `rows` has the shape of a released score histogram, (2, HISTOGRAM_BINS)."""
-    return [len(row) for row in rows] == [HISTOGRAM_BINS] * 2
+    """Whether `rows` is a score histogram: (2, HISTOGRAM_BINS), no cell beyond LARGEST_VALUE."""
+    shaped = [len(row) for row in rows] == [HISTOGRAM_BINS] * 2
+    return shaped and all(abs(cell) <= LARGEST_VALUE for row in rows for cell in row)
 
 
 class HelloRequest(_Message):
@@ -141,7 +148,14 @@ def build(header: str, arrays: Arrays) -> Message:
         raise MessageError("the header names other arrays than the frame holds")
     if arrays and not message.carries_arrays:
         raise MessageError(f"a {message.kind} carries no arrays")
+    if not all(_of_numbers(array) for array in arrays.values()):
+        raise MessageError("an array is not of plain numbers")
     return message.model_copy(update={"arrays": {name: arrays[name] for name in message.names}})
+
+
+def _of_numbers(array: NDArray[np.generic]) -> bool:
+    """Whether safetensors has this dtype: no objects, no records, nothing that only numpy knows."""
+    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
 
 
 def header_of(message: Message) -> str:
@@ -153,7 +167,8 @@ def header_of(message: Message) -> str:
 def encode(message: Message) -> bytes:
     """The frame of `message`; equal messages give equal bytes."""
     header = header_of(message).encode()
-    contiguous = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
+    # Not np.ascontiguousarray, which makes a single number an array of one.
+    contiguous = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     return MAGIC + struct.pack("<I", len(header)) + header + save(contiguous)
 
 

@@ -1,21 +1,17 @@
 """Procedural lung-CT patches in Hounsfield units (HU): public data made of nothing but geometry.
 
-For first runs, tests and pre-training. No patient's image went into it, so training on it
-costs no privacy; the more its patches look like real ones, the less the hospitals' own images
-have to teach under noise.
+For first runs, tests and pre-training. No patient's image went into it, so training on it costs
+no privacy; and the more its patches look like real ones, the less the hospitals' own images
+have to teach under noise. A patch is a thin volume, made in the order of `_images`:
 
-A patch is a small volume, seen as one slice:
+1. lung, with texture, haze and a smooth displacement that bends all that follows;
+2. fissures and scars, vessel trees, airways, chest wall and diaphragm, in millimetres;
+3. a nodule in the centre, where the patch has one; else one of the things that look like one;
+4. the scanner: mean over the slice's thickness, point spread, sharpening kernel, noise.
 
-1. **lung**: aerated tissue with texture (`_lung`);
-2. **anatomy** painted on, in millimetres: vessel trees and airways that run through the slice
-   (`_trees`, `_airways`), chest wall, ribs and diaphragm (`_walls`), fissures and scars (`_bands`);
-3. **the centre**: a nodule, or one of the things that look like one (`_nodules`; `KINDS`);
-4. **acquisition** (`_acquire`): mean over the slice's thickness, the scanner's point spread
-   function, sharpening kernel and noise.
-
-Shapes inside: B patches at a time, Z planes within the slice, P = size * size pixels; a volume
-is (B, Z, P), a value per patch (B, 1, 1). Lengths are mm. Everything random comes from one
-generator made of the caller's seed.
+Shapes inside: B patches at a time, P = size * size pixels, V = 3 * P points of the volume's three
+planes, S tubes. One value per patch is (B, 1), a volume (B, V), places (B, V, 3) in mm from the
+patch's centre, x and y in the slice, z across it.
 """
 
 import math
@@ -27,20 +23,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WINDOW_HU = (-1000.0, 400.0)
-"""The fixed window (HU) between black and white, the usual lung window of nodule data sets."""
+"""The fixed window, black to white, of the usual nodule data sets."""
 
-# Chance of each kind of centre. Nodules: mostly solid, about a tenth subsolid, as in screening
-# (Henschke 2002, doi 10.2214/ajr.178.5.1781053); a fifth to a quarter touch the pleura.
+# Shares of what is in the centre. Most nodules are solid, about one in eight is subsolid
+# (screening: Henschke 2002, doi 10.2214/ajr.178.5.1781053); many touch a vessel or the pleura.
 NODULE_KINDS: Mapping[str, float] = {
-    "solid": 0.27,
+    "solid": 0.28,
     "spiculated": 0.10,
     "calcified": 0.08,
-    "part-solid": 0.05,
-    "ground-glass": 0.07,
-    "juxta-pleural": 0.23,
+    "part-solid": 0.06,
+    "ground-glass": 0.06,
+    "juxta-pleural": 0.22,
     "vessel-attached": 0.20,
 }
-# What detectors of candidates mistake for nodules: vessels first, then the pleura.
+# What candidate detectors take for nodules: vessels first, then the pleura.
 MIMIC_KINDS: Mapping[str, float] = {
     "vessel": 0.30,
     "bifurcation": 0.22,
@@ -53,24 +49,25 @@ MIMIC_KINDS: Mapping[str, float] = {
 KINDS: tuple[str, ...] = (*NODULE_KINDS, *MIMIC_KINDS)
 """Every value that ``Phantoms.kind`` can take; the nodules come first."""
 
-_PLANES = 3  # Z: enough to soften what crosses the slice at an angle
+_PLANES = 3  # enough to soften what crosses the slice at an angle
 _BATCH_PIXELS = 64 * 32 * 32  # bounds memory: fewer patches at a time when they are large
-_MOST_BACKGROUND_TREES = 8
+_MOST_TREES = 10  # of background vessels, however large the patch
 _FAR_MM = 1000.0
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a hospital's scanner images: ranges (low, high) are drawn uniformly per patch.
+    """How a hospital's scanner images. Ranges (low, high) are drawn uniformly, patch by patch.
 
     Attributes:
         name: for reports.
-        spacing_mm: pixel size in the slice, mm. The field of view is size * spacing.
-        slice_thickness_mm: mm; thick slices blur what crosses them.
-        psf_sigma_px: Gaussian point spread function, pixels.
-        sharpening: weight of the unsharp mask of the reconstruction kernel, 0 = none.
+        spacing_mm: pixel size in the slice, mm; the field of view is size * spacing.
+        slice_thickness_mm: mm; a thick slice blurs what crosses it.
+        psf_sigma_px: Gaussian point spread, pixels.
+        sharpening: weight of the reconstruction kernel's unsharp mask, 0 = none; low values
+            are drawn more often than high ones.
         noise_hu: median over patches of the noise's standard deviation, HU.
-        offset_hu: calibration error added to every pixel, HU.
+        offset_hu: calibration error of every pixel, HU.
     """
 
     name: str
@@ -91,11 +88,11 @@ SCANNERS: Mapping[str, Scanner] = {
         Scanner("thick-slice", (0.65, 0.90), (2.0, 3.0), (0.6, 1.0), (0.0, 0.3), 20.0, 12.0),
     )
 }
-"""Four invented hospitals' scanners, by name: alike enough to learn from, different enough to see.
-The differences between kernels and doses are of the size reported for real ones."""
+"""Four invented hospitals' scanners by name: alike enough to learn together, different enough
+that it shows."""
 
-MIXED = Scanner("mixed", (0.55, 0.90), (0.6, 3.0), (0.35, 1.0), (0.0, 1.2), 25.0, 0.0)
-"""The whole range, for pre-training."""
+MIXED = Scanner("mixed", (0.55, 0.90), (0.6, 3.0), (0.35, 1.0), (0.0, 1.4), 30.0, 0.0)
+"""The range of them all, for pre-training."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Phantoms:
 
     Attributes:
         hu: (N, 1, size, size) float32, HU, not clipped.
-        label: (N,) int64, 1 = a nodule in the centre.
+        label: (N,) int64, 1 = a nodule in the centre, 0 = none.
         kind: N names out of ``KINDS``.
     """
 
@@ -123,35 +120,40 @@ def phantom_patches(
 ) -> Phantoms:
     """Make ``count`` patches of ``size`` pixels a side; the same arguments give the same patches.
 
-    The candidate sits in the centre, whatever the size; a larger patch shows more of the lung
-    round it. The same seed with another count or size gives other patches. Torch's global
-    generator is neither read nor moved.
+    The candidate is in the centre whatever the size: a larger patch shows more lung round it.
+    Another count or size gives other patches, not more of the same. Torch's global generator
+    is neither read nor moved.
 
     Args:
         count: number of patches, 0 or more.
         size: pixels a side, 16 or more.
-        seed: any integer from 0 to 2**63 - 1.
+        seed: 0 to 2**63 - 1.
         scanner: how the patches are imaged.
         nodule_fraction: share of nodules, 0 to 1, met to the nearest patch.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: count, size or nodule_fraction out of range.
     """
     if count < 0 or size < 16 or not 0 <= nodule_fraction <= 1:
         raise ValueError(
             "expected count >= 0, size >= 16 and nodule_fraction within 0..1, found "
             f"{count}, {size} and {nodule_fraction}"
         )
-    draw = _Draw(torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
     label = torch.zeros(count, dtype=torch.int64)
-    label[draw.permutation(count)[: round(count * nodule_fraction)]] = 1
-    nodule, mimic = (torch.tensor(list(k.values())) for k in (NODULE_KINDS, MIMIC_KINDS))
-    kind = torch.where(
-        label == 1, draw.choice(nodule, count), len(nodule) + draw.choice(mimic, count)
-    )
+    label[torch.randperm(count, generator=generator)[: round(count * nodule_fraction)]] = 1
+    kind = torch.zeros_like(label)
+    for value, shares in ((1, NODULE_KINDS), (0, MIMIC_KINDS)):
+        weights = torch.tensor([shares.get(name, 0.0) for name in KINDS])
+        if (chosen := label == value).any():
+            kind[chosen] = torch.multinomial(
+                weights, int(chosen.sum()), replacement=True, generator=generator
+            )
+    hu = torch.zeros(count, 1, size, size)
     batch = max(1, _BATCH_PIXELS // size**2)
-    images = [_images(part, size, scanner, draw) for part in torch.split(kind, batch) if len(part)]
-    hu = torch.cat(images) if images else torch.zeros(0, 1, size, size)
+    for start in range(0, count, batch):
+        rows = slice(start, start + batch)
+        hu[rows] = _images(kind[rows], size, scanner, generator)
     return Phantoms(hu, label, tuple(KINDS[index] for index in kind.tolist()))
 
 
@@ -169,95 +171,81 @@ def to_grey8(hu: Tensor) -> Tensor:
     return grey.round().to(torch.uint8).reshape(-1, *hu.shape[-2:])
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """Random numbers from one generator; every method returns float32 unless it says otherwise."""
-
-    generator: torch.Generator
-
-    def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.generator) * (high - low) + low
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator)
-
-    def log_normal(
-        self, median: float, spread: float, low: float, high: float, *shape: int
-    ) -> Tensor:
-        """Median times exp(normal * spread), clipped."""
-        return (median * torch.exp(self.normal(*shape) * spread)).clamp(low, high)
-
-    def chance(self, probability: float | Tensor, *shape: int) -> Tensor:
-        """Bool."""
-        return torch.rand(*shape, generator=self.generator) < probability
-
-    def choice(self, weights: Tensor, count: int) -> Tensor:
-        """(count,) int64 indices into ``weights``."""
-        if count == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        return torch.multinomial(weights, count, replacement=True, generator=self.generator)
-
-    def permutation(self, count: int) -> Tensor:
-        return torch.randperm(count, generator=self.generator)
-
-    def direction(self, *shape: int, axial: float = 1.0) -> Tensor:
-        """Unit vectors (*shape, 3); ``axial`` > 1 leans them out of the slice, < 1 into it."""
-        return F.normalize(self.normal(*shape, 3) * torch.tensor([1.0, 1.0, axial]), dim=-1)
-
-
-@dataclass
 class _Scene:
-    """What is being painted: B patches, each a volume of Z planes."""
+    """What is being painted: B thin volumes, their random numbers and their brush."""
 
-    draw: _Draw
-    kind: Tensor  # (B,) index into KINDS
-    size: int
-    spacing: Tensor  # (B, 1, 1) mm per pixel
-    points: Tensor  # (B, Z, P, 3) mm, origin in the centre of the patch
-    soft_hu: Tensor  # (B, 1, 1) HU of muscle and other soft tissue
-    blood_hu: Tensor  # (B, 1, 1) HU of vessels, higher where contrast agent was given
-    edge: Tensor  # (B, 1, 1) mm over which a border blurs
-    hu: Tensor  # (B, Z, P)
+    def __init__(
+        self, kind: Tensor, size: int, scanner: Scanner, generator: torch.Generator
+    ) -> None:
+        self.kind, self.size, self.generator = kind, size, generator
+        self.batch = len(kind)
+        spacing = self.uniform(*scanner.spacing_mm)
+        self.field = size / 2 * float(spacing.max())  # mm, half the widest field of view
+        steps = torch.arange(size) - (size - 1) / 2
+        row, column = torch.meshgrid(steps, steps, indexing="ij")
+        thickness = self.uniform(*scanner.slice_thickness_mm)
+        planes = torch.linspace(-1, 1, _PLANES) / 3 * thickness  # (B, 3)
+        self.points = torch.stack(
+            [
+                (column.flatten() * spacing).repeat(1, _PLANES),
+                (row.flatten() * spacing).repeat(1, _PLANES),
+                planes.repeat_interleave(size**2, dim=1),
+            ],
+            dim=-1,
+        )
+        self.hu = torch.zeros(self.batch, _PLANES * size**2)
+        self.edge = self.uniform(0.2, 0.5)  # mm over which borders blur
+        self.soft_hu = self.uniform(-40, 90)  # muscle, water and partial volume
+        # Four in ten were given a contrast agent, which brightens blood.
+        self.blood_hu = self.soft_hu + self.chance(0.4) * self.uniform(40, 260)
 
-    @property
-    def batch(self) -> int:
-        return len(self.kind)
+    def uniform(self, low: float | Tensor, high: float | Tensor, columns: int = 1) -> Tensor:
+        """(B, columns)"""
+        return torch.rand(self.batch, columns, generator=self.generator) * (high - low) + low
 
-    @property
-    def field(self) -> float:
-        """Half the field of view, mm, of the batch's widest patch."""
-        return self.size / 2 * float(self.spacing.max())
+    def normal(self, columns: int = 1) -> Tensor:
+        """(B, columns)"""
+        return torch.randn(self.batch, columns, generator=self.generator)
+
+    def around(self, median: float, spread: float, low: float, high: float) -> Tensor:
+        """(B, 1) log-normal with ``spread`` the deviation of the logarithm, clipped."""
+        return (median * torch.exp(spread * self.normal())).clamp(low, high)
+
+    def chance(self, probability: float | Tensor, columns: int = 1) -> Tensor:
+        """(B, columns) bool"""
+        return torch.rand(self.batch, columns, generator=self.generator) < probability
+
+    def direction(self, columns: int = 1, *, axial: float = 1.0) -> Tensor:
+        """(B, columns, 3) unit vectors; ``axial`` > 1 leans them across the slice, < 1 into it."""
+        vectors = torch.randn(self.batch, columns, 3, generator=self.generator)
+        return F.normalize(vectors * torch.tensor([1.0, 1.0, axial]), dim=-1)
+
+    def texture(self, bump_mm: float) -> Tensor:
+        """(B, V) smooth field, the same in all planes: mean 0, deviation about 0.7."""
+        cells = max(2, round(2 * self.field / bump_mm)) + 1
+        field = F.interpolate(
+            self.normal(cells**2).reshape(self.batch, 1, cells, cells),
+            size=(self.size, self.size),
+            mode="bicubic",
+        )
+        return field.reshape(self.batch, -1).repeat(1, _PLANES)
 
     def of_kind(self, *names: str) -> Tensor:
-        """(B,) bool: which patches are of one of these kinds."""
-        return torch.isin(self.kind, torch.tensor([KINDS.index(name) for name in names]))
+        """(B, 1) bool: which patches are of one of these kinds."""
+        wanted = torch.tensor([KINDS.index(name) for name in names])
+        return torch.isin(self.kind, wanted)[:, None]
 
-    def paint(self, cover: Tensor, hu: Tensor) -> None:
-        """Lift to ``hu`` where ``cover`` (0..1) says so; never darkens what is there."""
-        self.hu = torch.maximum(self.hu, self.hu + (hu - self.hu) * cover)
+    def inside(self, depth: Tensor) -> Tensor:
+        """0..1: cover of what is ``depth`` mm below a surface, with this patch's blurred border."""
+        return torch.sigmoid(depth / self.edge)
+
+    def lift(self, cover: Tensor, hu: Tensor | float) -> None:
+        """Brighten to ``hu`` where ``cover`` (0..1) says so; what is brighter stays."""
+        self.hu = self.hu + (hu - self.hu).clamp_min(0) * cover
 
     def carve(self, cover: Tensor, hu: Tensor | float) -> None:
         """Replace by ``hu`` where ``cover`` (0..1) says so."""
         self.hu = self.hu + (hu - self.hu) * cover
-
-    def texture(self, cell_mm: float) -> Tensor:
-        """(B, 1, P) smooth random field, mean 0, deviation about 0.7, bumps of ``cell_mm``."""
-        cells = max(2, round(2 * self.field / cell_mm)) + 1
-        field = F.interpolate(
-            self.draw.normal(self.batch, 1, cells, cells),
-            size=(self.size, self.size),
-            mode="bicubic",
-            align_corners=False,
-        )
-        return field.reshape(self.batch, 1, -1)
-
-    def per_patch(self, low: float, high: float) -> Tensor:
-        """(B, 1, 1) uniform."""
-        return self.draw.uniform(low, high, self.batch, 1, 1)
-
-    def some(self, probability: float) -> Tensor:
-        """(B,) bool, each with this probability."""
-        return self.draw.chance(probability, self.batch)
 
 
 @dataclass(frozen=True)
@@ -271,360 +259,271 @@ class _Tubes:
     end_radius: Tensor  # (B, S)
     present: Tensor  # (B, S) bool
 
+    @property
+    def end(self) -> Tensor:
+        return self.start + self.direction * self.length[..., None]
+
     def depth(self, points: Tensor) -> Tensor:
-        """(B, Z, P) how deep each point lies within the tubes, mm, negative outside."""
-        low, high = points[..., 2].amin((1, 2)) - 2.0, points[..., 2].amax((1, 2)) + 2.0
-        top = self.start[..., 2] + self.direction[..., 2] * self.length
-        below = torch.maximum(self.start[..., 2], top) + self.radius < low[:, None]
-        above = torch.minimum(self.start[..., 2], top) - self.radius > high[:, None]
-        seen = self.present & ~below & ~above  # most background vessels miss the slice
-        depth = torch.full(points.shape[:-1], -_FAR_MM)
-        # Patch by patch: a few tubes over one patch stay in the processor's cache.
+        """(B, V) mm from each point (B, V, 3) out to the tubes' surface, negative outside."""
+        height, ends = points[..., 2], torch.stack([self.start[..., 2], self.end[..., 2]])
+        thick = torch.maximum(self.radius, self.end_radius) + 2.0  # and the blurred border
+        seen = self.present & (ends.amax(0) + thick > height.amin(1, keepdim=True))
+        seen = seen & (ends.amin(0) - thick < height.amax(1, keepdim=True))
+        depth = torch.full(points.shape[:2], -_FAR_MM)
+        # Patch by patch: most tubes miss the slice, and a few fit the processor's cache.
         for patch, tubes in enumerate(seen):
             if tubes.any():
-                depth[patch] = self._depth_of(patch, tubes, points[patch])
+                depth[patch] = self._depth_in(patch, tubes, points[patch].T)
         return depth
 
-    def _depth_of(self, patch: int, tubes: Tensor, points: Tensor) -> Tensor:
-        """(Z, P): the same for one patch (Z, P, 3) and some of its tubes."""
+    def _depth_in(self, patch: int, tubes: Tensor, points: Tensor) -> Tensor:
+        """(V,): the same for some tubes of one patch, points (3, V)."""
         start, direction = self.start[patch, tubes], self.direction[patch, tubes]  # (S, 3)
         length, radius = self.length[patch, tubes, None], self.radius[patch, tubes, None]
         taper = (self.end_radius[patch, tubes, None] - radius) / length
-        flat = points.reshape(-1, 3).T  # (3, Z*P)
-        along = direction @ flat - (direction * start).sum(-1, keepdim=True)  # (S, Z*P)
-        # |point - start|^2 multiplied out: no (S, Z*P, 3) array is needed.
-        squared = start.square().sum(-1, keepdim=True) - 2 * start @ flat + flat.square().sum(0)
+        along = direction @ points - (direction * start).sum(-1, keepdim=True)  # (S, V)
+        # |point - start|^2 multiplied out: no (S, V, 3) array is needed.
+        squared = start.square().sum(-1, keepdim=True) - 2 * start @ points
         nearest = torch.minimum(along.clamp_min(0), length)
-        distance = (squared - nearest * (2 * along - nearest)).clamp_min(1e-6).sqrt()
-        return (radius + taper * nearest - distance).amax(0).reshape(points.shape[:-1])
+        squared = squared + points.square().sum(0) - nearest * (2 * along - nearest)
+        return (radius + taper * nearest - squared.clamp_min(1e-6).sqrt()).amax(0)
 
 
 def _joined(*parts: _Tubes) -> _Tubes:
     names = [field.name for field in fields(_Tubes)]
-    return _Tubes(*(torch.cat([getattr(part, name) for part in parts], 1) for name in names))
+    return _Tubes(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
 
 
-def _images(kind: Tensor, size: int, scanner: Scanner, draw: _Draw) -> Tensor:
-    """(B, 1, size, size) HU: one batch of patches of the given kinds."""
-    scene = _lung(kind, size, scanner, draw)
-    nodule = _nodule(scene)
+def _images(kind: Tensor, size: int, scanner: Scanner, generator: torch.Generator) -> Tensor:
+    """(B, 1, size, size) HU: patches with the given centres, ``kind`` (B,) indexing ``KINDS``."""
+    scene = _Scene(kind, size, scanner, generator)
+    # Diameters are log-normal about 7 mm. By definition a nodule has at most 30 mm
+    # (Fleischner glossary, doi 10.1148/radiol.2462070712); data sets list them from 3 mm.
+    radius = scene.around(3.5, 0.5, 1.5, 15.0)
+    # The slice seldom meets the middle, and a detector's mark is off by a pixel.
+    aside, above = scene.normal(2) * 0.6, scene.uniform(-0.45, 0.45) * radius
+    centre = torch.cat([aside, above], dim=1)[:, None]  # (B, 1, 3)
+    _paint_lung(scene)
     _paint_bands(scene)
-    _paint_vessels(scene, nodule)
+    _paint_vessels(scene, centre, radius)
     _paint_airways(scene)
-    _paint_walls(scene, nodule)
-    _paint_nodule(scene, nodule)
-    return _acquire(scene, scanner)
+    _paint_walls(scene, radius)
+    _paint_nodules(scene, centre, radius)
+    return _acquired(scene, scanner)
 
 
-def _lung(kind: Tensor, size: int, scanner: Scanner, draw: _Draw) -> _Scene:
-    """Aerated lung: -900 to -770 HU, with texture, and now and then a haze."""
-    batch = len(kind)
-    spacing = draw.uniform(*scanner.spacing_mm, batch, 1, 1)
-    thickness = draw.uniform(*scanner.slice_thickness_mm, batch, 1, 1)
-    rows, columns = torch.meshgrid(*[torch.arange(size) - (size - 1) / 2] * 2, indexing="ij")
-    plane = torch.stack([columns.flatten(), rows.flatten()], -1)  # (P, 2) pixels
-    height = torch.linspace(-1, 1, _PLANES)[None, :, None] * thickness / 3  # (B, Z, 1)
-    points = torch.cat(
-        [
-            (plane * spacing)[:, None].expand(-1, _PLANES, -1, -1),
-            height[..., None].expand(-1, -1, size**2, -1),
-        ],
-        -1,
-    )
-    soft_hu = draw.uniform(-40.0, 90.0, batch, 1, 1)
-    contrast = draw.chance(0.4, batch, 1, 1) * draw.uniform(40.0, 260.0, batch, 1, 1)
-    edge = draw.uniform(0.2, 0.5, batch, 1, 1)
-    empty = torch.zeros(batch, _PLANES, size**2)
-    scene = _Scene(draw, kind, size, spacing, points, soft_hu, soft_hu + contrast, edge, empty)
-    air = scene.per_patch(-900.0, -770.0)
-    air = air + scene.texture(7.0) * scene.per_patch(0, 40)
-    air = air + scene.texture(2.5) * scene.per_patch(0, 60)
-    haze = torch.sigmoid(4 * (scene.texture(6.0) - 1)) * scene.some(0.15)[:, None, None]
-    scene.hu = (air + haze * scene.per_patch(70, 420)).expand(-1, _PLANES, -1)
-    # Anatomy is never straight: one smooth displacement bends all that is painted from here on.
-    bend = torch.stack([scene.texture(9.0), scene.texture(9.0)], -1) * 0.8
-    scene.points = torch.cat([points[..., :2] + bend, points[..., 2:]], -1)
-    return scene
-
-
-@dataclass(frozen=True)
-class _Nodule:
-    """The nodule of each patch; drawn for all, painted only where the kind is a nodule."""
-
-    centre: Tensor  # (B, 3) mm
-    radius: Tensor  # (B,) mm
-
-
-def _nodule(scene: _Scene) -> _Nodule:
-    """Diameters of 3 to 30 mm (the definition of a nodule, Fleischner glossary 2008,
-    doi 10.1148/radiol.2462070712), median 7; the slice seldom passes through the middle."""
-    draw, batch = scene.draw, scene.batch
-    radius = draw.log_normal(3.4, 0.5, 1.5, 15.0, batch)
-    aside = draw.normal(batch, 2) * 0.6
-    above = draw.uniform(-0.45, 0.45, batch) * radius
-    return _Nodule(torch.cat([aside, above[:, None]], -1), radius)
-
-
-def _tree(
-    scene: _Scene, root: Tensor, radius: Tensor, present: Tensor, *, straight: Tensor | None = None
-) -> _Tubes:
-    """One vessel that comes to ``root`` (B, 3) and divides there, and divides again.
-
-    Each branch is thinner than its parent by about the cube root of 2 (Murray's law).
-    Where ``straight`` (B,), the vessel runs on through the root, with hardly a side branch.
-    """
-    draw, batch = scene.draw, scene.batch
-    straight = torch.zeros(batch, dtype=torch.bool) if straight is None else straight
-    trunk = draw.direction(batch)
-    reach = draw.uniform(6.0, 20.0, batch) + 0.2 * scene.field
-
-    def branches(
-        parent: Tensor, start: Tensor, thick: Tensor, spread: Tensor, on: Tensor
-    ) -> _Tubes:
-        count = parent.shape[1]
-        heading = F.normalize(parent + draw.normal(batch, count, 3) * spread[:, None, None], dim=-1)
-        begin = thick * draw.uniform(0.65, 0.95, batch, count)
-        length = draw.uniform(3.0, 14.0, batch, count) + 0.1 * scene.field
-        return _Tubes(start, heading, length, begin, begin * 0.85, on)
-
-    stem = _Tubes(
-        (root - trunk * reach[:, None])[:, None],
-        trunk[:, None],
-        reach[:, None],
-        radius[:, None] * draw.uniform(1.0, 1.25, batch, 1),
-        radius[:, None],
-        present[:, None],
-    )
-    twice = torch.tensor([0, 0])
-    spread = draw.uniform(0.3, 0.8, batch) * torch.where(straight, 0.25, 1.0)
-    side = draw.chance(torch.where(straight, 0.15, 0.9)[:, None], batch, 2)
-    side[:, 0] = True
-    first = branches(
-        trunk[:, None][:, twice],
-        root[:, None].expand(-1, 2, -1),
-        radius[:, None].expand(-1, 2),
-        spread,
-        side & present[:, None],
-    )
-    pairs = torch.tensor([0, 0, 1, 1])
-    ends = first.start + first.direction * first.length[..., None]
-    second = branches(
-        first.direction[:, pairs],
-        ends[:, pairs],
-        first.end_radius[:, pairs],
-        draw.uniform(0.3, 0.8, batch),
-        first.present[:, pairs] & draw.chance(0.6, batch, 4),
-    )
-    return _joined(stem, first, second)
-
-
-def _paint_vessels(scene: _Scene, nodule: _Nodule) -> None:
-    """Trees in the background, and those that belong to the centre."""
-    draw, batch = scene.draw, scene.batch
-    everywhere = torch.tensor([scene.field * 1.1, scene.field * 1.1, 6.0])
-    crowd = draw.uniform(0.1, 0.95, batch)
-    trees = [
-        _tree(
-            scene,
-            draw.uniform(-everywhere, everywhere, batch, 3),
-            draw.log_normal(0.6, 0.4, 0.25, 2.0, batch),
-            draw.chance(crowd, batch),
-        )
-        for _ in range(min(_MOST_BACKGROUND_TREES, max(3, round(scene.field / 4))))
-    ]
-    middle = draw.normal(batch, 3) * 0.6
-    thick = draw.log_normal(1.15, 0.4, 0.5, 3.5, batch)
-    hilum = scene.of_kind("hilum")
-    thick = torch.where(hilum, draw.uniform(2.0, 5.5, batch), thick)
-    vessel = scene.of_kind("vessel")
-    central = vessel | hilum | scene.of_kind("bifurcation")
-    central = central | (scene.of_kind("pleura") & scene.some(0.4))
-    trees.append(_tree(scene, middle, thick, central, straight=vessel))
-    beside = middle + draw.direction(batch, axial=0.3) * draw.uniform(2.0, 8.0, batch, 1)
-    trees.append(
-        _tree(
-            scene, beside, thick * 0.8, hilum | scene.of_kind("airway") | (vessel & scene.some(0.3))
-        )
-    )
-    # Vessels that feed a nodule start at its centre; a nodule on a vessel sits on a passing one.
-    fed = scene.of_kind("vessel-attached") | (
-        scene.of_kind("solid", "spiculated") & scene.some(0.3)
-    )
-    feeding = (nodule.radius * draw.uniform(0.15, 0.45, batch)).clamp(0.35, 1.6)
-    trees.append(_tree(scene, nodule.centre, feeding, fed, straight=scene.some(0.5)))
-    spiculated = scene.of_kind("spiculated")[:, None].expand(-1, 8)
-    spicules = _Tubes(
-        nodule.centre[:, None].expand(-1, 8, -1),
-        draw.direction(batch, 8, axial=0.4),
-        nodule.radius[:, None] * draw.uniform(1.2, 2.2, batch, 8),
-        torch.full((batch, 8), 0.7),
-        torch.full((batch, 8), 0.1),
-        spiculated & draw.chance(0.8, batch, 8),
-    )
-    depth = _joined(*trees, spicules).depth(scene.points)
-    scene.paint(torch.sigmoid(depth / scene.edge), scene.blood_hu + scene.texture(4.0) * 15)
-
-
-def _paint_airways(scene: _Scene) -> None:
-    """A bronchus: a wall of about a sixth of its diameter round air, seen at any angle."""
-    draw, batch = scene.draw, scene.batch
-    near = scene.of_kind("airway", "hilum")
-    present = near | scene.some(0.12)
-    distance = torch.where(
-        near, draw.uniform(0.0, 6.0, batch), draw.uniform(5.0, scene.field, batch)
-    )
-    heading = draw.direction(batch, axial=1.5)
-    middle = draw.direction(batch, axial=0.2) * distance[:, None]
-    radius = draw.log_normal(1.9, 0.4, 1.0, 5.0, batch)[:, None]
-    length = torch.full((batch, 1), 30.0)
-    tube = _Tubes(
-        (middle - heading * 15)[:, None], heading[:, None], length, radius, radius, present[:, None]
-    )
-    wall = tube.depth(scene.points)
-    scene.paint(torch.sigmoid(wall / scene.edge), scene.soft_hu - 60)
-    lumen = wall - (0.5 + 0.17 * radius[..., None])
-    scene.carve(torch.sigmoid(lumen / scene.edge), -960.0)
-
-
-def _paint_walls(scene: _Scene, nodule: _Nodule) -> None:
-    """Chest wall (hollow, with fat and ribs), diaphragm and mediastinum (bulging, uniform)."""
-    draw, batch = scene.draw, scene.batch
-    pleura, attached, hilum = (scene.of_kind(k) for k in ("pleura", "juxta-pleural", "hilum"))
-    first = torch.where(
-        attached,
-        nodule.radius * draw.uniform(-0.3, 1.0, batch),
-        torch.where(pleura, draw.uniform(-3.0, 3.5, batch), draw.uniform(4.0, scene.field, batch)),
-    )
-    first = torch.where(hilum, draw.uniform(-2.0, 7.0, batch), first)
-    often = pleura | attached | scene.some(0.33)
-    second = torch.where(
-        pleura, draw.uniform(-1.0, 8.0, batch), draw.uniform(6.0, scene.field, batch)
-    )
-    for distance, present in ((first, often), (second, often & scene.some(0.3))):
-        _paint_wall(scene, distance, present)
-
-
-def _paint_wall(scene: _Scene, distance: Tensor, present: Tensor) -> None:
-    """Tissue beyond a curved surface ``distance`` (B,) mm from the centre, where ``present``."""
-    draw, batch = scene.draw, scene.batch
-    normal = draw.direction(batch, axial=0.5)
-    along = (scene.points @ normal[:, None, :, None])[..., 0]  # (B, Z, P)
-    lateral = scene.points.square().sum(-1) - along.square()
-    hollow = scene.some(0.5)[:, None, None]
-    curvature = torch.where(hollow, 1.0, -1.0) / scene.per_patch(18, 130)
-    bumps = scene.texture(4.5) * scene.per_patch(0, 0.8)
-    depth = along - distance[:, None, None] + curvature * lateral / 2 + bumps
-    there = present[:, None, None]
-    tissue = scene.soft_hu + scene.texture(4.0) * 25
-    tissue = torch.where(hollow | (draw.uniform(0, 1, batch, 1, 1) < 0.5), tissue, scene.blood_hu)
-    scene.paint(torch.sigmoid(depth / scene.edge) * there, tissue)
-    # Under the muscle of the chest wall lie fat (about -100 HU) and the ribs.
-    chest = there & hollow
-    fat = torch.sigmoid((depth - scene.per_patch(2, 9)) / 0.6) * (
-        chest & scene.some(0.6)[:, None, None]
-    )
-    scene.carve(fat, -95 + scene.texture(5.0) * 25)
-    tangent = F.normalize(torch.linalg.cross(normal, draw.direction(batch, axial=1.5)), dim=-1)
-    below = normal * (distance + draw.uniform(4.5, 9.0, batch))[:, None]
-    thick = draw.uniform(2.5, 4.5, batch)[:, None]
-    ribs = chest[:, :, 0] & scene.some(0.6)[:, None]
-    rib = _Tubes(
-        (below - tangent * 40)[:, None],
-        tangent[:, None],
-        torch.full((batch, 1), 80.0),
-        thick,
-        thick,
-        ribs,
-    ).depth(scene.points)
-    scene.paint(torch.sigmoid(rib / scene.edge), scene.per_patch(350, 900))
-    scene.carve(torch.sigmoid((rib - 1.3) / scene.edge) * 0.9, scene.per_patch(80, 350))
+def _paint_lung(scene: _Scene) -> None:
+    """Aerated lung of -930 to -770 HU with two scales of texture; a haze in one of seven."""
+    scene.hu = scene.uniform(-930, -770) + scene.texture(7.0) * scene.uniform(0, 40)
+    scene.hu = scene.hu + scene.texture(2.5) * scene.uniform(0, 60)
+    haze = torch.sigmoid(4 * (scene.texture(6.0) - 1)) * scene.chance(0.15)
+    scene.hu = scene.hu + haze * scene.uniform(70, 420)
+    # Anatomy is never straight: one smooth displacement bends all that is painted later.
+    for axis in (0, 1):
+        scene.points[..., axis] += scene.texture(9.0) * scene.uniform(0, 1)
 
 
 def _paint_bands(scene: _Scene) -> None:
-    """Fissures (thin sheets) and scars (thicker), cut at any angle."""
-    draw, batch = scene.draw, scene.batch
+    """Fissures (thin sheets between lobes) and scars (thicker), cut at any angle."""
     scar = scene.of_kind("scar")
-    normal = draw.direction(batch, axial=0.7)
-    offset = torch.where(scar, draw.normal(batch) * 0.7, draw.uniform(-1, 1, batch) * scene.field)
-    away = (scene.points @ normal[:, None, :, None])[..., 0] - offset[:, None, None]
-    away = away + scene.texture(6.0) * 0.6
-    half = torch.where(scar, draw.uniform(0.5, 1.4, batch), draw.uniform(0.3, 0.7, batch))
-    sheet = (
-        torch.exp(-((away / half[:, None, None]) ** 2)) * (scar | scene.some(0.1))[:, None, None]
+    offset = torch.where(scar, 0.7 * scene.normal(), scene.uniform(-1, 1) * scene.field)
+    away = (scene.points * scene.direction(axial=0.7)).sum(-1) - offset + 0.6 * scene.texture(6.0)
+    half = torch.where(scar, scene.uniform(0.5, 1.4), scene.uniform(0.3, 0.7))
+    present = scar | scene.chance(0.1)
+    scene.lift(torch.exp(-((away / half) ** 2)) * present, scene.uniform(-600, -100))
+
+
+def _tree(
+    scene: _Scene, root: Tensor, radius: Tensor, present: Tensor, *, side_branch: Tensor | float
+) -> _Tubes:
+    """Seven tubes: a vessel comes to ``root`` (B, 1, 3), divides there and divides again.
+
+    A branch has 0.6 to 0.95 of its parent's radius (Murray's law: 0.79 where both are alike).
+    Without a side branch, which comes with that probability, the vessel just runs on.
+    """
+    trunk, reach = scene.direction(), scene.uniform(6, 20) + 0.2 * scene.field
+    stem = _Tubes(
+        root - trunk * reach[..., None],
+        trunk,
+        reach,
+        radius * scene.uniform(1, 1.25),
+        radius,
+        present,
     )
-    scene.paint(sheet, scene.per_patch(-600, -100))
+    divides = scene.chance(side_branch)
+
+    def branches(parent: _Tubes, spread: Tensor, on: Tensor) -> _Tubes:
+        start = parent.end.repeat_interleave(2, dim=1)
+        count = start.shape[1]
+        turn = scene.normal(3 * count).reshape(-1, count, 3) * spread[..., None]
+        heading = F.normalize(parent.direction.repeat_interleave(2, dim=1) + turn, dim=-1)
+        thick = parent.end_radius.repeat_interleave(2, dim=1) * scene.uniform(0.6, 0.95, count)
+        length = scene.uniform(3, 14, count) + 0.1 * scene.field
+        return _Tubes(start, heading, length, thick, 0.85 * thick, on)
+
+    spread = scene.uniform(0.3, 0.8)
+    first = branches(
+        stem, spread * (0.25 + 0.75 * divides), present & torch.cat([present, divides], 1)
+    )
+    on = first.present.repeat_interleave(2, dim=1) & scene.chance(0.6, 4)
+    return _joined(stem, first, branches(first, spread, on))
 
 
-def _paint_nodule(scene: _Scene, nodule: _Nodule) -> None:
-    """An uneven ellipsoid; its HU by kind (solid: soft tissue; ground glass: -750 to -300)."""
-    present = scene.of_kind(*NODULE_KINDS)[:, None, None]
-    offset = scene.points - nodule.centre[:, None, None]
-    turn, flat = scene.per_patch(0, math.pi), scene.per_patch(0.72, 1.0)
+def _paint_vessels(scene: _Scene, centre: Tensor, radius: Tensor) -> None:
+    """Vessel trees: all over the lung, in the centre as mimics, at a nodule; and spicules."""
+    reach = torch.tensor([1.1 * scene.field, 1.1 * scene.field, 6.0])
+    crowd = scene.uniform(0.1, 0.95)
+    trees = [
+        _tree(
+            scene,
+            scene.uniform(-reach, reach, 3)[:, None],
+            scene.around(0.6, 0.4, 0.25, 2.0),
+            scene.chance(crowd),
+            side_branch=0.9,
+        )
+        for _ in range(min(_MOST_TREES, max(3, round(scene.field / 3))))
+    ]
+    vessel, hilum, pleura = (scene.of_kind(name) for name in ("vessel", "hilum", "pleura"))
+    thick = torch.where(hilum, scene.uniform(2, 5.5), scene.around(1.15, 0.4, 0.5, 3.5))
+    middle = 0.6 * scene.normal(3)[:, None]
+    central = vessel | hilum | scene.of_kind("bifurcation") | (pleura & scene.chance(0.4))
+    trees.append(_tree(scene, middle, thick, central, side_branch=0.9 - 0.7 * vessel.float()))
+    # Arteries run beside airways, and often beside veins.
+    beside = middle + scene.direction(axial=0.3) * scene.uniform(2, 8)[..., None]
+    pair = hilum | scene.of_kind("airway") | (vessel & scene.chance(0.3))
+    trees.append(_tree(scene, beside, 0.8 * thick, pair, side_branch=0.5))
+    # A vessel leads to many nodules, and through some.
+    fed = scene.of_kind("vessel-attached") | (
+        scene.of_kind("solid", "spiculated") & scene.chance(0.3)
+    )
+    feeding = (radius * scene.uniform(0.15, 0.45)).clamp(0.35, 1.6)
+    trees.append(_tree(scene, centre, feeding, fed, side_branch=0.3))
+    count = 8
+    spicules = _Tubes(
+        centre.expand(-1, count, -1),
+        scene.direction(count, axial=0.4),
+        radius * scene.uniform(1.2, 2.2, count),
+        torch.full((scene.batch, count), 0.7),
+        torch.full((scene.batch, count), 0.1),
+        scene.of_kind("spiculated") & scene.chance(0.8, count),
+    )
+    depth = _joined(*trees, spicules).depth(scene.points)
+    scene.lift(scene.inside(depth), scene.blood_hu + 15 * scene.texture(4.0))
+
+
+def _paint_airways(scene: _Scene) -> None:
+    """Bronchi: air in a wall of 0.5 mm and more, cut at any angle."""
+    near = scene.of_kind("airway", "hilum")
+    distance = torch.where(near, scene.uniform(0, 6), scene.uniform(5, scene.field))
+    heading, length = scene.direction(axial=1.5), torch.full((scene.batch, 1), 30.0)
+    middle = scene.direction(axial=0.2) * distance[..., None]
+    radius = scene.around(1.9, 0.4, 1.0, 5.0)
+    present = near | scene.chance(0.12)
+    tube = _Tubes(middle - 15 * heading, heading, length, radius, radius, present)
+    depth = tube.depth(scene.points)
+    scene.lift(scene.inside(depth), scene.soft_hu - 60)
+    scene.carve(scene.inside(depth - 0.5 - 0.17 * radius), -960.0)
+
+
+def _paint_walls(scene: _Scene, radius: Tensor) -> None:
+    """Pleura with what lies beyond: where a kind asks for it, and in a third of the others."""
+    pleura, attached = scene.of_kind("pleura"), scene.of_kind("juxta-pleural")
+    near = torch.where(pleura, scene.uniform(-3, 3.5), scene.uniform(4, scene.field))
+    near = torch.where(attached, radius * scene.uniform(-0.3, 1.0), near)
+    near = torch.where(scene.of_kind("hilum"), scene.uniform(-2, 7), near)
+    present = pleura | attached | scene.chance(0.33)
+    _paint_wall(scene, near, present)
+    far = torch.where(pleura, scene.uniform(-1, 8), scene.uniform(6, scene.field))
+    _paint_wall(scene, far, present & scene.chance(0.3))
+
+
+def _paint_wall(scene: _Scene, distance: Tensor, present: Tensor) -> None:
+    """Tissue beyond a curved surface, ``distance`` (B, 1) mm from the patch's centre.
+
+    Hollow seen from the lung it is the chest wall, with fat and ribs; bulging it is the
+    diaphragm, the heart or a great vessel.
+    """
+    normal, hollow = scene.direction(axial=0.5), scene.chance(0.5)
+    along = (scene.points * normal).sum(-1)
+    lateral = scene.points.square().sum(-1) - along.square()
+    curvature = torch.where(hollow, 1.0, -1.0) / scene.uniform(18, 130)
+    bumps = scene.texture(4.5) * scene.uniform(0, 0.6)
+    depth = along - distance + curvature * lateral / 2 + bumps
+    hu = torch.where(hollow | scene.chance(0.5), scene.soft_hu, scene.blood_hu)
+    scene.lift(scene.inside(depth) * present, hu + 25 * scene.texture(4.0))
+    chest = present & hollow
+    fat = scene.inside(depth - scene.uniform(2, 9)) * (chest & scene.chance(0.6))
+    scene.carve(fat, -95 + 25 * scene.texture(5.0))
+    tangent = F.normalize(torch.linalg.cross(normal, scene.direction(axial=1.5)), dim=-1)
+    below = normal * (distance + scene.uniform(4.5, 9))[..., None]
+    length, thick = torch.full((scene.batch, 1), 80.0), scene.uniform(2.5, 4.5)
+    rib = _Tubes(below - 40 * tangent, tangent, length, thick, thick, chest & scene.chance(0.6))
+    bone = rib.depth(scene.points)
+    scene.lift(scene.inside(bone), scene.uniform(350, 900))  # the cortex, about 1.3 mm
+    scene.carve(0.9 * scene.inside(bone - 1.3), scene.uniform(80, 350))  # the marrow
+
+
+def _paint_nodules(scene: _Scene, centre: Tensor, radius: Tensor) -> None:
+    """Uneven ellipsoids: soft tissue, calcium, ground glass (-700 to -350 HU), or a core in it."""
+    present = scene.of_kind(*NODULE_KINDS)
+    offset = scene.points - centre
+    turn, flat = scene.uniform(0, math.pi), scene.uniform(0.72, 1)
     across = (turn.cos() * offset[..., 0] + turn.sin() * offset[..., 1]) * flat
     other = (turn.cos() * offset[..., 1] - turn.sin() * offset[..., 0]) / flat
-    tall = offset[..., 2] * scene.per_patch(0.8, 1.2)
-    radius = nodule.radius[:, None, None]
-    uneven = scene.texture(4.5) * scene.per_patch(0, 0.22) * radius
+    tall = offset[..., 2] * scene.uniform(0.8, 1.2)
+    uneven = scene.texture(4.5) * scene.uniform(0, 0.22) * radius
     depth = radius - (across**2 + other**2 + tall**2).sqrt() - uneven
 
-    glassy, part = (scene.of_kind(k)[:, None, None] for k in ("ground-glass", "part-solid"))
-    calcified = scene.of_kind("calcified")[:, None, None]
-    hu = scene.soft_hu + scene.per_patch(-110, 60)
-    hu = torch.where(calcified, scene.per_patch(180, 700), hu)
-    hu = torch.where(glassy | part, scene.per_patch(-700, -350), hu)
-    hu = hu + scene.texture(3.0) * scene.per_patch(0, 60)
-    edge = torch.where(
-        glassy | part, scene.per_patch(0.5, 1.5), scene.edge * scene.per_patch(0.8, 1.6)
-    )
-    scene.paint(torch.sigmoid(depth / edge) * present, hu)
-    core = torch.sigmoid((depth - radius * scene.per_patch(0.4, 0.7)) / scene.edge)
-    scene.paint(core * part, scene.soft_hu)
-    # A few nodules hold a cavity.
-    hole = present & (scene.some(0.04) & (nodule.radius > 4))[:, None, None] & ~glassy
-    cavity = torch.sigmoid((depth - radius * scene.per_patch(0.4, 0.6)) / scene.edge)
-    scene.carve(cavity * hole, -900.0)
+    part_solid = scene.of_kind("part-solid")
+    glassy = part_solid | scene.of_kind("ground-glass")
+    hu = scene.soft_hu + scene.uniform(-80, 80)
+    hu = torch.where(scene.of_kind("calcified"), scene.uniform(180, 700), hu)
+    hu = torch.where(glassy, scene.uniform(-700, -350), hu)
+    border = torch.where(glassy, scene.uniform(0.5, 1.5), scene.edge * scene.uniform(0.8, 1.6))
+    grain = scene.texture(3.0) * scene.uniform(0, 60)
+    scene.lift(torch.sigmoid(depth / border) * present, hu + grain)
+    core = scene.inside(depth - radius * scene.uniform(0.4, 0.7))
+    scene.lift(core * part_solid, scene.soft_hu)
+    cavity = present & ~glassy & (radius > 4) & scene.chance(0.04)
+    scene.carve(scene.inside(depth - radius * scene.uniform(0.4, 0.6)) * cavity, -900.0)
 
 
-def _acquire(scene: _Scene, scanner: Scanner) -> Tensor:
+def _acquired(scene: _Scene, scanner: Scanner) -> Tensor:
     """(B, 1, size, size) HU: what the scanner makes of the volume."""
-    draw, batch, size = scene.draw, scene.batch, scene.size
-    image = scene.hu.mean(1).reshape(1, batch, size, size)
-    image = _blurred(image, draw.uniform(*scanner.psf_sigma_px, batch))
-    # An unsharp mask stands for the edge enhancement of lung kernels; most patches get little.
+    slices = scene.hu.reshape(scene.batch, _PLANES, scene.size, scene.size).mean(1)
+    image = _blurred(slices, scene.uniform(*scanner.psf_sigma_px))
     low, high = scanner.sharpening
-    sharp = low + (high - low) * draw.uniform(0, 1, batch, 1, 1) ** 2
-    image = image + sharp * (image - _blurred(image, torch.ones(batch)))
-    sigma = draw.log_normal(scanner.noise_hu, 0.6, 3.0, 150.0, batch, 1, 1)
-    image = image[0] + sigma * _noise(scene) + scanner.offset_hu
-    return image[:, None].float()
+    sharpening = low + (high - low) * scene.uniform(0, 1)[..., None] ** 2
+    image = image + sharpening * (image - _blurred(image, torch.ones(scene.batch, 1)))
+    sigma = scene.around(scanner.noise_hu, 0.7, 3.0, 200.0)
+    return (image + sigma[..., None] * _noise(scene) + scanner.offset_hu)[:, None]
 
 
 def _blurred(images: Tensor, sigma_px: Tensor) -> Tensor:
-    """(1, B, H, W) convolved with a Gaussian of its own width, (B,) pixels, each."""
+    """(B, H, W), each convolved with a Gaussian of its own width, (B, 1) pixels."""
     reach = 4
-    steps = torch.arange(-reach, reach + 1.0)
-    kernel = torch.exp(-0.5 * (steps / sigma_px[:, None]) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1.0) / sigma_px) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, None]  # (B, 1, 9)
-    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    padded = F.pad(images[None], (reach,) * 4, mode="reflect")
     rows = F.conv2d(padded, kernel[:, :, None], groups=len(kernel))
-    return F.conv2d(rows, kernel[..., None], groups=len(kernel))
+    return F.conv2d(rows, kernel[..., None], groups=len(kernel))[0]
 
 
 def _noise(scene: _Scene) -> Tensor:
-    """(B, size, size), deviation 1: the spectrum of filtered back projection.
+    """(B, size, size), deviation 1, with the spectrum of filtered back projection.
 
-    A ramp cut off by the kernel (Boedeker 2007, doi 10.1088/0031-9155/52/14/002); where few photons get
-    through (shoulders, low dose), streaks along one direction.
+    A ramp that the kernel cuts off; where few photons get through (low dose, shoulders), streaks
+    roughly along the rows.
     """
-    draw, size = scene.draw, scene.size
-    vertical = torch.fft.fftfreq(size)[:, None]  # cycles per pixel
-    horizontal = torch.fft.fftfreq(size)[None, :]
+    frequencies = torch.fft.fftfreq(scene.size)  # cycles per pixel
+    vertical, horizontal = torch.meshgrid(frequencies, frequencies, indexing="ij")
     frequency = (vertical**2 + horizontal**2).sqrt()
-    ramp = (frequency + 0.03) ** scene.per_patch(0.0, 1.0)
-    cut = torch.exp(-((frequency / scene.per_patch(0.2, 0.7)) ** 2))
-    tilt = draw.normal(scene.batch, 1, 1) * 0.25
+    ramp = (frequency + 0.03) ** scene.uniform(0, 1)[..., None]
+    kernel = torch.exp(-((frequency / scene.uniform(0.2, 0.7)[..., None]) ** 2))
+    tilt = 0.25 * scene.normal()[..., None]
     along = horizontal * tilt.cos() + vertical * tilt.sin()
-    streak_px = scene.per_patch(2.0, 12.0) * scene.some(0.25)[:, None, None]
-    spectrum = ramp * cut * torch.exp(-((along * streak_px) ** 2))
-    noise = torch.fft.ifft2(torch.fft.fft2(draw.normal(scene.batch, size, size)) * spectrum).real
+    streak_px = (scene.uniform(2, 12) * scene.chance(0.25))[..., None]
+    spectrum = ramp * kernel * torch.exp(-((along * streak_px) ** 2))
+    white = scene.normal(scene.size**2).reshape(spectrum.shape)
+    noise: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * spectrum).real
     return noise / noise.std(dim=(1, 2), keepdim=True)

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import ProtocolError
 
 MAX_TEXT_BYTES = 256 * 1024  # a protocol is a few kilobytes; what arrives is bounded before parsing
+_MOST_SHOWN = 200  # characters of a refused value or a parser's message in an error
 
 # Names become folder names, table rows and log words, so they stay plain.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -247,14 +248,16 @@ def _digest(protocol: StudyProtocol) -> str:
 @lru_cache(maxsize=8)
 def parse_protocol(text: str) -> StudyProtocol:
     """The protocol in `text` (TOML); ProtocolError with one sentence when it is not valid."""
-    if len(text.encode()) > MAX_TEXT_BYTES:
-        raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
     try:
+        if len(text.encode()) > MAX_TEXT_BYTES:
+            raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
         return StudyProtocol.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ProtocolError(f"the protocol is not valid TOML: {error}") from error
     except ValidationError as error:
         raise ProtocolError(first_problem(error, StudyProtocol)) from error
+    # Not only TOMLDecodeError: the text comes over the wire, and tomllib also fails on deep nesting,
+    # on integers of thousands of digits and on half a surrogate pair.
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the protocol is not valid TOML: {_shown(error)}") from error
 
 
 def load_protocol(path: Path) -> StudyProtocol:
@@ -275,12 +278,22 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         key = str(problem["loc"][-1])
         near = difflib.get_close_matches(key, sorted(set(_known_keys(model))), n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"unknown key '{where}'{hint}"
+        return f"unknown key '{_shown(where)}'{hint}"
     if problem["type"] == "missing":
         return f"'{where}' is missing"
     if problem["type"] == "value_error":
-        return problem["msg"].removeprefix("Value error, ")
-    return f"'{where}' is {found!r} but must {problem['msg'].removeprefix('Input should ')}"
+        return _shown(problem["msg"].removeprefix("Value error, "))
+    # pydantic writes "Input should be ...", "String should match ...", "Tuple should have ...".
+    return f"'{where}' is {_shown(found, repr)} but must {problem['msg'].partition(' should ')[2]}"
+
+
+def _shown(value: object, form: Callable[[object], str] = str) -> str:
+    """`value` in a sentence: on one line and not endless, whatever was sent."""
+    try:
+        text = " ".join(form(value).split())
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "a huge number"
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 def _known_keys(model: type[BaseModel]) -> Iterator[str]:

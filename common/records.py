@@ -46,9 +46,11 @@ def array_record(arrays: Arrays) -> ArrayRecord:
 
 def plain_arrays(record: ArrayRecord) -> Arrays:
     """Flower's ArrayRecord as `Arrays`; MessageError when an array cannot be read (never unpickled)."""
+    # Flower parses the bytes with numpy; whatever that raises is the same news.
     try:
-        return {name: np.asarray(array.numpy()) for name, array in record.items()}
-    except (
-        Exception
-    ) as error:  # Flower parses the bytes with numpy; whatever that raises is the same news
+        arrays = {name: array.numpy() for name, array in record.items()}
+    except Exception as error:
         raise MessageError("an array of the message cannot be read") from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise MessageError("an array of the message is an archive")  # np.load opens .npz as well
+    return arrays

@@ -1,5 +1,7 @@
 """Accept or refuse one reply, with a reason that is counted and named. Rubbish never ends a run."""
 
+import numpy as np
+
 from common import arrays, messages
 from common.arrays import Spec
 from common.errors import ModelError
@@ -24,8 +26,9 @@ def admit(
     """`reply` if it answers `request` of `study` as the protocol says; NotAdmitted otherwise.
 
     Checked in this order: a refusal by the hospital (its own code), kind, study, round, request,
-    and for an update names, shapes, dtype and finiteness. Flower's own FedAvg averages NaN, infinite
-    and broadcast arrays without a word (THREATS.md T8).
+    the histogram, and for an update names, shapes, dtype and that every value is finite and at most
+    `messages.LARGEST_VALUE`. Flower's own FedAvg averages NaN, infinite and broadcast arrays without
+    a word (THREATS.md T8).
     """
     if isinstance(reply, messages.Refusal):
         raise NotAdmitted(reply.code)
@@ -49,4 +52,6 @@ def admit(
             arrays.check(reply.arrays, update_spec)
         except ModelError as error:
             raise NotAdmitted("E-REPLY-ARRAYS") from error
+        if any(np.abs(array).max(initial=0) > messages.LARGEST_VALUE for array in reply.arrays.values()):
+            raise NotAdmitted("E-REPLY-SIZE")
     return reply

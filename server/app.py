@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import save
 
 from common import messages, records
+from common.arrays import Arrays
 from common.errors import RunError
 from common.files import locked, write_atomic
 from common.protocol import StudyProtocol
@@ -23,7 +24,11 @@ HELLO_SECONDS = 60.0
 
 
 class Run:
-    """One run of one study in one folder; `outcome` is set when its ServerApp has returned."""
+    """One run of one study in one folder; `outcome` is set when its ServerApp has returned.
+
+    `initial` takes the place of the protocol's initial model: a comparison starts where another run
+    did. `progress` hears the share done (0..1) of a long pre-training.
+    """
 
     def __init__(
         self,
@@ -32,12 +37,14 @@ class Run:
         observer: Observer,
         *,
         resume: bool = False,
+        initial: Arrays | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.protocol = protocol
         self.folder = folder
         self.observer = observer
         self.resume = resume
+        self.initial = initial
         self.progress = progress
         self.outcome: Outcome | None = None
 
@@ -61,7 +68,8 @@ class Run:
                 f"continue it with --resume, or choose another --name"
             )
         if state is None:
-            state = State(round=0, arrays=initial_arrays(self.protocol, self.progress))
+            arrays = self.initial or initial_arrays(self.protocol, self.progress)
+            state = State(round=0, arrays=arrays)
             write_atomic(self.folder / INITIAL_MODEL, save(state.arrays))
             checkpoints.save(state)
         roster = find_hospitals(grid, self.protocol)

@@ -1,8 +1,9 @@
 """The state of a run after each round, on disk: whole or not at all, and bound to the study.
 
 A round's checkpoint is two files: arrays (safetensors) and a JSON that names the study's digest and
-the arrays' SHA-256. The JSON is written last, so a checkpoint exists when its JSON does. The two
-newest are kept: a damaged one falls back to the one before, and never to a new start.
+the arrays' SHA-256, under a SHA-256 of its own. The JSON is written last, so a checkpoint exists when
+its JSON does. The two newest are kept: a damaged one falls back to the one before, and never to a new
+start.
 """
 
 import json
@@ -69,7 +70,8 @@ class Checkpoints:
         }
         stem = self._folder / f"round-{state.round:05d}"
         write_atomic(stem.with_suffix(".safetensors"), data)
-        write_atomic(stem.with_suffix(".json"), json.dumps(about, allow_nan=False).encode())
+        sealed = {"about": about, "sha256": _digest(about)}
+        write_atomic(stem.with_suffix(".json"), json.dumps(sealed, allow_nan=False).encode())
         # Derived from the checkpoint and written whole, so a crash in between leaves no gap in it.
         lines = [json.dumps(record) + "\n" for record in about["records"]]
         write_atomic(self._rounds, "".join(lines).encode())
@@ -102,7 +104,10 @@ class Checkpoints:
         return sorted(self._folder.glob("round-*.json"), reverse=True)
 
     def _read(self, path: Path) -> State:
-        about = json.loads(path.read_bytes())
+        sealed = json.loads(path.read_bytes())
+        about = sealed["about"]
+        if _digest(about) != sealed["sha256"]:  # before the study: a flipped bit is damage, not another
+            raise ValueError("the description does not have the recorded SHA-256")
         if about["study"] != self._study:
             raise CheckpointError(
                 f"the checkpoint {path} belongs to study {about['study'][:12]}, "
@@ -122,3 +127,7 @@ class Checkpoints:
             },
             records=tuple(RoundRecord(**record) for record in about["records"]),
         )
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode())

@@ -1,7 +1,8 @@
 """Where round 1 starts: random weights, phantom pre-training, ImageNet, or a file. Public data only."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,18 @@ def initial_arrays(
 
 def _fresh_model(protocol: StudyProtocol) -> torch.nn.Module:
     """The model with weights that the study's digest determines: a resume starts from the same."""
+    images = protocol.images
+    with _drawn_from(protocol):
+        return build_model(protocol.model.name, images.channels, len(images.classes))
+
+
+@contextmanager
+def _drawn_from(protocol: StudyProtocol) -> Iterator[None]:
+    """Torch's random numbers come from the study's digest; its global generator does not move."""
     seed = int.from_bytes(hashlib.sha256(protocol.digest.encode()).digest()[:8], "big") >> 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        images = protocol.images
-        return build_model(protocol.model.name, images.channels, len(images.classes))
+        yield
 
 
 def _arrays_of(model: torch.nn.Module) -> Arrays:
@@ -68,7 +76,13 @@ def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) 
 def _imagenet(protocol: StudyProtocol, state: dict[str, torch.Tensor]) -> Arrays:
     model = _fresh_model(protocol)
     images = protocol.images
-    folded = fold_imagenet(state, channels=images.channels, classes=len(images.classes))
+    try:
+        with _drawn_from(protocol):  # the classifier starts anew
+            folded = fold_imagenet(state, channels=images.channels, classes=len(images.classes))
+    except ValueError as error:
+        raise RunError(
+            f"initial-model '{protocol.model.initial_model}' cannot be folded: {error}"
+        ) from error
     model.load_state_dict(folded)
     return _arrays_of(model)
 

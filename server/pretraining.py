@@ -34,7 +34,7 @@ _SHIPPED: dict[str, Any] = {
     "channels": 1,
     "classes": 2,
     "seed": 20261123,
-    "patches": 100_000,
+    "patches": 60_000,
     "epochs": 6,
 }
 _COMMAND = "intramural-server pretrain --out common/pretrained"
@@ -67,8 +67,8 @@ def pretrain(
     size: int,
     channels: int,
     seed: int,
-    patches: int,
-    epochs: int,
+    patches: int = 20_000,
+    epochs: int = 5,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     progress: Progress | None = None,
@@ -114,12 +114,12 @@ def pretrain(
     for epoch in range(epochs):
         loss_sum = 0.0
         order = torch.randperm(patches, generator=generator)
-        for rows in order.split(batch_size)[: patches // batch_size]:
+        for rows in torch.split(order, batch_size)[: patches // batch_size]:
             turn = int(torch.randint(8, (1,), generator=generator))
             images = _turned(_inputs(grey[rows], channels), turn)
             loss = F.cross_entropy(model(images), label[rows])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             loss_sum += loss.item()
@@ -179,7 +179,7 @@ def shipped_initial(
         folder: where the files are; the package's own by default.
 
     Returns:
-        float32 arrays by parameter name, for two classes; None when model, size or
+        float32 arrays by parameter name, in the model's order, for two classes; None when model, size or
         channels are not those of the shipped weights.
 
     Raises:
@@ -199,7 +199,10 @@ def shipped_initial(
             f"{description['sha256']}, found {found}; install the package again, or make them "
             f"anew with `{description['command']}`"
         )
-    return dict(load(data))
+    arrays = load(data)
+    with torch.device("meta"):
+        order = build_model(name, channels, description["classes"]).state_dict()
+    return {key: arrays[key] for key in order}  # the file's own order is alphabetical
 
 
 def _phantoms(count: int, size: int, seed: int, progress: Progress) -> tuple[Tensor, Tensor]:
@@ -207,9 +210,7 @@ def _phantoms(count: int, size: int, seed: int, progress: Progress) -> tuple[Ten
     grey, label = [], []
     for portion, start in enumerate(range(0, count, _PORTION)):
         # Portions differ by their high bits, so that neighbouring seeds share none of them.
-        part = phantom_patches(
-            min(_PORTION, count - start), size=size, seed=seed + (portion << 32)
-        )
+        part = phantom_patches(min(_PORTION, count - start), size=size, seed=seed + (portion << 32))
         grey.append(to_grey8(part.hu))
         label.append(part.label)
         progress((start + len(part.label)) / count)
@@ -232,6 +233,6 @@ def _turned(images: Tensor, turn: int) -> Tensor:
 def _scores(model: nn.Module, grey: Tensor, channels: int) -> Tensor:
     """(N,) logit of nodule minus logit of the rest."""
     model.eval()
-    logits = torch.cat([model(_inputs(part, channels)) for part in grey.split(256)])
+    logits = torch.cat([model(_inputs(part, channels)) for part in torch.split(grey, 256)])
     model.train()
     return logits[:, 1] - logits[:, 0]

@@ -113,7 +113,9 @@ def close_round(
     while asked and time.monotonic() - started < protocol.participation.deadline_seconds:
         arrived = list(grid.pull_messages(list(asked)))
         for message in arrived:
-            hospital = asked.pop(message.metadata.reply_to_message_id)
+            hospital = asked.pop(message.metadata.reply_to_message_id, None)
+            if hospital is None:
+                continue  # a second reply to the same message: the first one counts
             try:
                 answers.replies[hospital] = admit(opened(message), request, protocol.digest, spec)
                 observer.answered(hospital, None)

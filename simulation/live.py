@@ -86,7 +86,9 @@ class LiveTable:
         self._evaluated = record.round - 1
         self._epsilon = {name: e.value for name, e in self._rehearsal.spent().items()}
         if not self._console.is_terminal:
-            self._console.print(self._headline(), highlight=False)
+            answered = f"{len(record.answered)} of {len(self._state)} hospitals answered"
+            line = f"{self._headline()}, {answered}, {self._time_left()}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _headline(self) -> str:
         last = self._evaluated
@@ -94,15 +96,18 @@ class LiveTable:
         line = f"{after}: AUROC {shown(self._pooled)}"
         if self._epsilon and self._rehearsal.protocol.privacy.mechanism != "none":
             delta = self._rehearsal.protocol.privacy.delta
-            line += f"   epsilon spent {max(self._epsilon.values()):.2f} at delta {delta:g}"
-        answered = sum(state == "answered" for state in self._state.values())
-        return f"{line}   {answered}/{len(self._state)} hospitals   {self._time_left()}"
+            line += f", epsilon spent {max(self._epsilon.values()):.2f} at delta {delta:g}"
+        return line
 
     def _time_left(self) -> str:
         if not self._seconds:
-            return ""
+            return "starting"
         left = (self._rounds + 1 - self._round) * sum(self._seconds) / len(self._seconds)
-        return f"about {left:.0f} s left" if left else f"{time.monotonic() - self._started:.0f} s"
+        return (
+            f"about {left:.0f} s left"
+            if left
+            else f"{time.monotonic() - self._started:.0f} s in all"
+        )
 
     def _table(self) -> Group:
         table = Table(show_edge=False, pad_edge=False)
@@ -120,4 +125,6 @@ class LiveTable:
         now = f"round {min(self._round, self._rounds)}/{self._rounds}"
         if self._round == 0 and self._prepared:
             now = f"pre-training the initial model on phantoms: {self._prepared:.0%}"
-        return Group(Text(now, style="bold"), Text(self._headline()), table)
+        return Group(
+            Text(now, style="bold"), Text(f"{self._headline()}, {self._time_left()}"), table
+        )

@@ -18,7 +18,6 @@ from common.metrics import Scores
 from common.model_spec import model_spec
 from common.protocol import StudyProtocol
 from server.app import FINAL_MODEL, INITIAL_MODEL, Run
-from server.checkpoint import Checkpoints, State
 from server.rounds import Observer, Outcome
 from simulation.backends import run_local, run_ray
 from simulation.hospitals import settle, with_roster
@@ -39,10 +38,18 @@ class Rehearsal:
         observer: Observer,
         *,
         resume: bool,
+        initial: Arrays | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Outcome:
         """Run the study to its end. RunError when Flower's engine swallowed what went wrong."""
-        run = Run(self.protocol, self.folder, observer, resume=resume, progress=progress)
+        run = Run(
+            self.protocol,
+            self.folder,
+            observer,
+            resume=resume,
+            initial=initial,
+            progress=progress,
+        )
         if self.backend == "ray":
             run_ray(run, list(self.sites.values()), address=self.ray_address)
         else:
@@ -59,7 +66,7 @@ class Rehearsal:
         found = {}
         for name, policy in self.policies().items():
             try:
-                found[name] = kept_scores(policy.state, self.protocol, after_round)
+                found[name] = kept_scores(policy.state, self.protocol.digest, after_round)
             except DataError:
                 continue  # it was absent in that round
         return found
@@ -102,11 +109,9 @@ class Rehearsal:
                 device=policy.device,
                 noise_seed=policy.noise_seed,
             )
-            initial = in_order(load_file(self.folder / INITIAL_MODEL), self.protocol)
-            checkpoints = Checkpoints(folder, protocol)
-            if checkpoints.load() is None:
-                checkpoints.save(State(round=0, arrays=initial))
-            outcome = Rehearsal(protocol, folder, sites).carry_out(observer, resume=True)
+            start = in_order(load_file(self.folder / INITIAL_MODEL), self.protocol)
+            alone = Rehearsal(protocol, folder, sites)
+            outcome = alone.carry_out(observer, resume=True, initial=start)
             if outcome.stopped != "finished":
                 raise RunError(f"training at {hospital} alone ended with {outcome.stopped}")
         return in_order(load_file(model), self.protocol)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from client.privacy.accounting import training_spend
+from client.privacy.accounting import spends_of
 from common.arrays import Arrays
 from common.files import write_atomic
 from common.metrics import (
@@ -57,6 +57,7 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
     together = Scores.concatenate(list(scores.values()))
     zero_shot = Scores.concatenate(list(rehearsal.scores(0).values()))
     private = protocol.privacy.mechanism != "none"
+    sigma = spends_of(protocol, training=True)["training"].noise_multiplier if private else None
     return ReportFacts(
         protocol=protocol,
         backend=rehearsal.backend,
@@ -74,7 +75,7 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
                 epsilon=spent[hospital.name].value if private else None,
                 delta=spent[hospital.name].delta if private else None,
                 accountant=spent[hospital.name].accountant if private else None,
-                noise_multiplier=training_spend(protocol).noise_multiplier if private else None,
+                noise_multiplier=sigma,
             )
             for hospital in protocol.hospitals
         ),
@@ -123,7 +124,7 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
 def write_files(rehearsal: Rehearsal, facts: ReportFacts) -> dict[str, Any]:
     """Report, TensorBoard events and `summary.json` in the run folder; returns the summary."""
     write_report(rehearsal.folder, facts)
-    write_tensorboard(rehearsal.folder, facts.rounds)
+    write_tensorboard(rehearsal.folder / "tensorboard", facts.rounds)
     summary = as_json(rehearsal.folder, facts)
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_atomic(rehearsal.folder / "summary.json", text.encode())
@@ -188,6 +189,7 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
             f"{shown(pooled.average_precision)}, before training {shown(facts.zero_shot_auroc)}; "
             f"validation split by patient, every image counts, interval by patient bootstrap",
             highlight=False,
+            soft_wrap=True,
         )
     alone = [h.local_only_pooled_auroc for h in facts.hospitals if h.local_only_pooled_auroc]
     if alone and pooled is not None:
@@ -195,8 +197,9 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
             f"on the pooled validation patients: federated {shown(pooled.auroc)}, "
             f"mean of the hospitals alone {shown(sum(alone) / len(alone))}",
             highlight=False,
+            soft_wrap=True,
         )
-    console.print(privacy_sentence(facts), highlight=False)
+    console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
     console.print(
         f"results: {folder}/report.html, model.safetensors, summary.json", highlight=False
     )

@@ -23,6 +23,11 @@ class RandomStream:
         self._keystream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
 
     @classmethod
+    def of(cls, seed: int | None, *purpose: str | int) -> "RandomStream":
+        """A fresh stream, or in test mode (a seed) the one for this `purpose`."""
+        return cls.fresh() if seed is None else cls.for_tests(seed, *purpose)
+
+    @classmethod
     def fresh(cls) -> "RandomStream":
         """A stream from 256 bits of the operating system's entropy."""
         return cls(os.urandom(32))

@@ -14,7 +14,7 @@ def patients(dtype: type[np.unsignedinteger] = np.uint8, channels: int = 1) -> P
     """Three patients with 2, 1 and 3 images; image i has value i in channel 0, i + 1 in 1, ..."""
     values = np.arange(6)[:, None, None, None] + np.arange(channels)
     return Patients(
-        pixels=np.broadcast_to(values, (6, 4, 4, channels)).astype(dtype),
+        pixels=np.broadcast_to(values, (6, 4, 4, channels)).astype(dtype, order="C"),
         labels=np.array([0, 1, 0, 0, 1, 1]),
         offsets=np.array([0, 2, 3, 6]),
         mean=0.5,
@@ -57,6 +57,7 @@ def test_normalisation_by_hand(dtype: type[np.unsignedinteger], value: int, by_h
 def test_views_put_channels_first_and_may_repeat_an_image() -> None:
     views = patients(channels=3).views(np.array([4, 0, 4]))
     assert views.shape == (3, 3, 4, 4)
+    assert views.is_contiguous()
     values = (views[:, :, 0, 0] * 0.25 + 0.5) * 255
     torch.testing.assert_close(values, torch.tensor([[4.0, 5, 6], [0, 1, 2], [4, 5, 6]]))
 

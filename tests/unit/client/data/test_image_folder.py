@@ -101,8 +101,8 @@ def test_column_split_overrides_the_hash(tmp_path: Path) -> None:
 def test_spreadsheet_habits_are_understood(tmp_path: Path) -> None:
     """Byte-order mark, CRLF, blank rows, blanks around values, extra columns in any order."""
     hospital(tmp_path, patients=1)
-    rows = ["note,patient_id,label,image", 'x, A ,nodule," nodule/1.png "', "", "y,A,non-nodule,"]
-    rows[-1] += "non-nodule/0.png"
+    rows = ["patient_id,note,label,image", ' A ,x,nodule," nodule/1.png "', ""]
+    rows += ["A,y,non-nodule,non-nodule/0.png"]
     (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
     assert sum(count_patients(tmp_path, _fraction_that_trains())) == 1
 

@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make simulate` and `make test`.
+# Each target makes its own .venv when it is missing; nothing is installed outside of it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: simulate test test-fast check bench format install clean
+
+simulate: $(READY)  ## Rehearse the main job: four hospitals on embedded data, with differential privacy
+	$(BIN)/intramural-simulate --baselines
+
+test: $(READY)  ## All tests
+	$(BIN)/python -m pytest -q
+
+test-fast: $(READY)  ## The tests that take no more than a moment
+	$(BIN)/python -m pytest -q -m "not slow and not e2e"
+
+check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(MAKE) test
+
+bench: $(READY)  ## Overhead of a round and time to the first local step
+	$(BIN)/python -m simulation.bench
+
+format: $(READY)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,173 @@
+"""The models against torchvision's, and their hooked gradients against a loop."""
+
+import pytest
+import torch
+import torchvision
+from opacus import GradSampleModule
+from torch import nn
+from torch.nn import functional as F
+
+from common.models import (
+    MODEL_NAMES,
+    CompactCNN,
+    FrozenAffine,
+    ResNet18,
+    build_model,
+    fold_imagenet,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def _batch_norm_resnet18() -> nn.Module:
+    """Torchvision's ResNet18 in evaluation mode, with running statistics that are not trivial."""
+    model: nn.Module = torchvision.models.resnet18(num_classes=5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.3, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 32, 50])
+def test_logits_for_any_size(name: str, channels: int, size: int) -> None:
+    logits = build_model(name, channels, 3)(torch.randn(2, channels, size, size))
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(logits).all()
+
+
+def test_unknown_model_and_bad_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="'vgg'; known are compact-cnn, resnet18, resnet18-frozen"):
+        build_model("vgg", 1, 2)
+    with pytest.raises(ValueError, match="at least 1 channel and 2 classes"):
+        build_model("compact-cnn", 0, 2)
+    with pytest.raises(ValueError, match="at least 1 channel and 2 classes"):
+        build_model("compact-cnn", 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 15, 32), (1, 32, 32)])
+def test_images_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least 16 pixels a side"):
+        CompactCNN()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_nothing_is_computed_in_place(name: str) -> None:
+    model = build_model(name, 1, 2)
+    assert not any(getattr(module, "inplace", False) for module in model.modules())
+    images = torch.randn(2, 1, 32, 32)
+    kept = images.clone()
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for module in model.modules():
+        if not list(module.children()) and not isinstance(module, nn.Identity):
+            module.register_forward_hook(lambda _m, _i, out: outputs.append((out, out.clone())))
+    model(images)
+    assert torch.equal(images, kept)
+    # An in-place layer later on would have overwritten what an earlier one gave out.
+    assert all(torch.equal(out, copy) for out, copy in outputs)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_one_image_does_not_reach_anothers_logits(name: str) -> None:
+    model = build_model(name, 1, 2)
+    images = torch.randn(3, 1, 32, 32)
+    other = torch.cat([images[:1], 5 * torch.randn(2, 1, 32, 32)])
+    torch.testing.assert_close(model(images)[0], model(other)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_as_many_as_counted_by_hand() -> None:
+    convolutions = 9 * (1 * 16 + 16 * 32 + 32 * 64 + 64 * 64)
+    normalisation = 2 * (16 + 32 + 64 + 64)
+    classifier = 64 * 2 + 2
+    counted = sum(p.numel() for p in CompactCNN().parameters())
+    assert counted == convolutions + normalisation + classifier
+
+
+def test_resnet18_is_torchvisions_with_group_norm() -> None:
+    theirs = torchvision.models.resnet18(
+        num_classes=2, norm_layer=lambda channels: nn.GroupNorm(32, channels)
+    )
+    ours = ResNet18(3, 2)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_resnet18_starts_from_torchvisions_spread() -> None:
+    theirs = torchvision.models.resnet18().state_dict()
+    ours = ResNet18(3, 2).state_dict()
+    for name in ("conv1.weight", "layer2.0.conv1.weight", "layer4.1.conv2.weight"):
+        assert float(ours[name].std()) == pytest.approx(float(theirs[name].std()), rel=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folded_model_equals_batch_norm_in_evaluation_mode(channels: int) -> None:
+    theirs = _batch_norm_resnet18()
+    ours = ResNet18(channels, 5, norm=FrozenAffine)
+    ours.load_state_dict(fold_imagenet(theirs.state_dict(), channels=channels, classes=5))
+    assert isinstance(theirs.fc, nn.Linear)
+    ours.fc.load_state_dict(theirs.fc.state_dict())
+    images = torch.randn(3, channels, 64, 64)
+    # A grey image is what the three-channel network sees three times.
+    expected = theirs(images.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_folding_makes_a_new_classifier_and_leaves_its_input_alone() -> None:
+    state = _batch_norm_resnet18().state_dict()
+    before = {name: array.clone() for name, array in state.items()}
+    folded = fold_imagenet(state, channels=3, classes=2)
+    assert folded["fc.weight"].shape == (2, 512)
+    folded["conv1.weight"].zero_()
+    assert all(torch.equal(state[name], array) for name, array in before.items())
+
+
+def test_folding_names_what_does_not_fit() -> None:
+    state = dict(_batch_norm_resnet18().state_dict())
+    with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
+        fold_imagenet(state, channels=2)
+    narrow = {**state, "layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)}
+    with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight should have the shape"):
+        fold_imagenet(narrow)
+    del state["layer3.1.bn2.running_var"]
+    with pytest.raises(ValueError, match=r"layer3\.1\.bn2\.running_var.* is missing"):
+        fold_imagenet(state)
+
+
+def test_frozen_affine_is_not_trained() -> None:
+    model = build_model("resnet18-frozen-affine", 1, 2)
+    trained = {name for name, _ in model.named_parameters()}
+    assert not any("scale" in name or "shift" in name for name in trained)
+    assert "bn1.scale" in model.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_hooked_gradients_equal_a_loop_over_images(name: str) -> None:
+    images, labels = torch.randn(3, 1, 32, 32), torch.tensor([0, 1, 1])
+    model = build_model(name, 1, 2)
+    if name == "resnet18-frozen-affine":
+        # Unnormalised random weights let activations grow; smaller ones keep float32 exact enough.
+        for array in (b for n, b in model.named_buffers() if n.endswith("scale")):
+            array.fill_(0.5)
+    loop: list[dict[str, torch.Tensor]] = []
+    for image, label in zip(images, labels, strict=True):
+        model.zero_grad()
+        F.cross_entropy(model(image[None]), label[None]).backward()  # type: ignore[no-untyped-call]
+        loop.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad()
+    hooked = GradSampleModule(model, strict=True, loss_reduction="sum")
+    F.cross_entropy(hooked(images), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    for parameter_name, parameter in model.named_parameters():
+        expected = torch.stack([gradients[parameter_name] for gradients in loop])
+        difference = (getattr(parameter, "grad_sample") - expected).norm()  # noqa: B009 - Opacus adds it
+        assert difference <= 1e-4 * expected.norm() + 1e-7, parameter_name
