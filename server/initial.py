@@ -65,7 +65,10 @@ def _arrays_of(model: torch.nn.Module) -> Arrays:
 
 def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) -> Arrays:
     images = protocol.images
-    shipped = shipped_initial(protocol.model.name, images.size, images.channels)
+    try:
+        shipped = shipped_initial(protocol.model.name, images.size, images.channels)
+    except (OSError, ValueError) as error:
+        raise RunError(f"the shipped pre-trained model cannot be used: {error}") from error
     if shipped is not None:
         return {name: np.asarray(a, dtype=np.float32) for name, a in shipped.items()}
     model = _fresh_model(protocol)
@@ -91,8 +94,11 @@ def _download() -> dict[str, torch.Tensor]:
     from torchvision.models import ResNet18_Weights  # only here: nothing else needs the weights
 
     try:
-        state: dict[str, torch.Tensor] = ResNet18_Weights.IMAGENET1K_V1.get_state_dict()
-    except OSError as error:
+        # Torchvision's default is a pickle that may run code, of whatever content it has.
+        state: dict[str, torch.Tensor] = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+            check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: another hash than in the file's name
         raise RunError(
             f"torchvision could not download the ImageNet weights ({error}); save them as "
             f"safetensors elsewhere and name the file in model.initial-model"
@@ -108,4 +114,9 @@ def _from_file(protocol: StudyProtocol, path: Path) -> Arrays:
         raise RunError(f"cannot read model.initial-model {path}: {error}") from error
     if protocol.model.name == "resnet18-frozen-affine" and "bn1.running_mean" in state:
         return _imagenet(protocol, state)
-    return {name: state[name].numpy() for name in model_spec(protocol) if name in state}
+    spec = model_spec(protocol)
+    try:  # in the model's order; what the model lacks stays at the end, for the check to refuse
+        known = {name: state.pop(name).numpy() for name in spec if name in state}
+        return known | {name: tensor.numpy() for name, tensor in state.items()}
+    except TypeError as error:  # bfloat16 and smaller, which numpy lacks
+        raise RunError(f"model.initial-model {path} is not float32: {error}") from error

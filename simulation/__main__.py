@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -19,16 +18,14 @@ EXIT_REFUSED = 2
 EXIT_QUORUM = 3
 EXIT_INTERRUPTED = 130
 
-EXAMPLE = Path(__file__).parent.parent / "common" / "examples" / "lung-nodules.toml"
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def simulate(
     protocol: Annotated[
-        Path, typer.Option(help="Study protocol to rehearse.", show_default="lung nodules")
-    ] = EXAMPLE,
+        Path | None, typer.Option(help="Study protocol to rehearse.", show_default="lung nodules")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder with one sub-folder a hospital; without it, phantoms are made."),
@@ -104,18 +101,18 @@ def simulate(
         console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
         code = EXIT_REFUSED
     except KeyboardInterrupt:
-        console.print(f"interrupted; continue with: {resume_command(run_name)}", soft_wrap=True)
+        how = resume_command(runs / run_name, baselines=baselines, backend=backend)
+        console.print(f"interrupted; continue with: {how}", highlight=False, soft_wrap=True)
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
 
 
-def resume_command(run_name: str) -> str:
-    """The command line of this process with what continues its run."""
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    named = any(word.split("=")[0] == "--name" for word in words)
-    return shlex.join(
-        ["intramural-simulate", *words, *([] if named else ["--name", run_name]), "--resume"]
-    )
+def resume_command(folder: Path, *, baselines: bool, backend: str) -> str:
+    """The command line that continues the run in `folder`."""
+    words = ["intramural-simulate", "--runs", str(folder.parent), "--name", folder.name, "--resume"]
+    words += ["--baselines"] if baselines else []
+    words += ["--backend", backend] if backend != "local" else []
+    return shlex.join(words)
 
 
 def main() -> None:

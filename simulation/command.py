@@ -12,6 +12,7 @@ from client.policy import Device
 from common.errors import RunError
 from common.files import write_atomic
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
+from server.checkpoint import Checkpoints
 from simulation.hospitals import from_folder, from_phantoms, many, settle
 from simulation.live import LiveTable, Silent
 from simulation.rehearsal import Rehearsal
@@ -23,6 +24,7 @@ from simulation.results import (
     write_files,
 )
 
+EXAMPLE = Path(__file__).parent.parent / "common" / "examples" / "lung-nodules.toml"
 PHANTOM_SEED = 1
 
 
@@ -30,7 +32,7 @@ PHANTOM_SEED = 1
 class Options:
     """The command line, checked for type only."""
 
-    protocol: Path
+    protocol: Path | None
     data: Path | None
     hospitals: int | None
     rounds: int | None
@@ -82,34 +84,54 @@ def train_alone(rehearsal: Rehearsal, console: Console) -> dict[str, LocalOnly]:
 def prepare(options: Options, console: Console) -> Rehearsal:
     """Protocol, data, policies and ledgers in place: everything that can be refused before a run."""
     if options.backend not in ("local", "ray"):
-        raise RunError(f"backend is '{options.backend}' but must be 'local' or 'ray'")
+        raise RunError(f"--backend is '{options.backend}' but must be 'local' or 'ray'")
     if options.ray_address is not None and options.backend != "ray":
         raise RunError("--ray-address needs --backend ray")
+    if options.hospitals is not None and options.data is not None:
+        raise RunError("--hospitals makes phantom hospitals and cannot be used with --data")
+    protocol, sites = (resumed if options.resume else new_run)(options, console)
+    return Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
+
+
+def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:
+    """A run folder with its protocol and hospitals; RunError when there is one already."""
     kept = options.folder / "protocol.toml"
-    if kept.exists() and not options.resume:
+    if kept.exists():
         raise RunError(
             f"{options.folder} holds a run already; continue it with --resume, "
             f"or choose another --name"
         )
-    if options.resume and not kept.exists():
-        raise RunError(f"there is no run to resume in {options.folder}; give its --name")
-    protocol = adapted(load_protocol(options.protocol), options)
+    protocol = adapted(load_protocol(options.protocol or EXAMPLE), options)
     hospitals = options.folder / "hospitals"
     if options.data is not None:
         protocol, data = from_folder(protocol, options.data)
-    elif options.resume:
-        data = {name: hospitals / name / "data" for name in protocol.hospital_names}
     else:
-        console.print(f"making phantom CT for {len(protocol.hospitals)} hospitals ...")
-        data = from_phantoms(protocol, hospitals, PHANTOM_SEED)
-    if options.resume and load_protocol(kept).digest != protocol.digest:
-        raise RunError(
-            f"{kept} is another study than these options make; resume with the run's own options"
+        patients = sum(hospital.nominal_patients for hospital in protocol.hospitals)
+        console.print(
+            f"making phantom lung CT: {len(protocol.hospitals)} hospitals, {patients} patients",
+            highlight=False,
         )
-    options.folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, protocol.to_toml().encode())
+        data = from_phantoms(protocol, hospitals, PHANTOM_SEED)
     sites = settle(protocol, hospitals, data, device=options.device, noise_seed=options.noise_seed)
-    return Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
+    write_atomic(kept, protocol.to_toml().encode())  # last: a run exists when it can be resumed
+    return protocol, sites
+
+
+def resumed(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:
+    """The run in the folder as it was left, with the options that it was started with."""
+    changes = (options.protocol, options.data, options.hospitals, options.rounds)
+    if any(c is not None for c in (*changes, options.noise_seed)) or options.no_dp:
+        raise RunError(
+            "--resume continues a run with its own protocol, data and noise; "
+            "leave those options out"
+        )
+    if not (options.folder / "protocol.toml").exists():
+        raise RunError(f"there is no run to resume in {options.folder}; give its --runs and --name")
+    protocol = load_protocol(options.folder / "protocol.toml")
+    state = Checkpoints(options.folder, protocol).load()
+    console.print(f"continues after round {state.round if state else 0}", highlight=False)
+    sites = {n: options.folder / "hospitals" / n / "site.toml" for n in protocol.hospital_names}
+    return protocol, sites
 
 
 def adapted(protocol: StudyProtocol, options: Options) -> StudyProtocol:
@@ -120,8 +142,4 @@ def adapted(protocol: StudyProtocol, options: Options) -> StudyProtocol:
     if options.no_dp:
         fields["privacy"]["mechanism"] = "none"
     protocol = parse_protocol(tomli_w.dumps(fields))
-    if options.hospitals is not None:
-        if options.data is not None:
-            raise RunError("--hospitals makes phantom hospitals and cannot be used with --data")
-        protocol = many(protocol, options.hospitals)
-    return protocol
+    return protocol if options.hospitals is None else many(protocol, options.hospitals)

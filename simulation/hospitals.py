@@ -50,12 +50,14 @@ def many(protocol: StudyProtocol, count: int) -> StudyProtocol:
 
 
 def from_folder(protocol: StudyProtocol, root: Path) -> tuple[StudyProtocol, dict[str, Path]]:
-    """The hospitals in `root` and `protocol` with them as its roster.
+    """The hospitals in `root`, and `protocol` with them as its roster.
 
-    Their number of training patients becomes the nominal cohort size. DataError names what is
-    wrong with which file.
+    A protocol that names just these hospitals is kept as it is. Otherwise their numbers of training
+    patients become the nominal cohort sizes. DataError names what is wrong with which file.
     """
     folders = hospital_folders(root)
+    if set(folders) == set(protocol.hospital_names):
+        return protocol, folders
     cohorts = {name: count_patients(path, protocol.images)[0] for name, path in folders.items()}
     return with_roster(protocol, cohorts), folders
 
