@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OPTIONS ?=  # more for intramural-simulate, e.g. OPTIONS="--rounds 3"
 
 .PHONY: simulate test test-fast check bench format install clean
 
 simulate: $(READY)  ## Rehearse the main job: four hospitals on embedded data, with differential privacy
-	$(BIN)/intramural-simulate --baselines
+	$(BIN)/intramural-simulate --baselines $(OPTIONS)
 
 test: $(READY)  ## All tests
 	$(BIN)/python -m pytest -q
@@ -25,7 +26,7 @@ check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
 	$(MAKE) test
 
 bench: $(READY)  ## Overhead of a round and time to the first local step
-	$(BIN)/python -m simulation.bench
+	$(BIN)/python tests/benchmarks/rounds.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only .

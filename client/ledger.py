@@ -10,7 +10,7 @@ Knows no torch, no network and no accountant: a security officer can read it alo
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,13 +128,11 @@ class Ledger:
 
 @contextmanager
 def _connect(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(path)
     try:
-        # FULL: a commit returns after fsync, so what is reserved stays reserved through a power cut.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        yield connection
+        with closing(sqlite3.connect(path)) as connection:
+            # FULL: a commit returns after fsync, so what is reserved survives a power cut.
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            yield connection
     except sqlite3.Error as error:
         raise LedgerError(f"the privacy ledger {path} cannot be used: {error}") from error
-    finally:
-        connection.close()

@@ -1,8 +1,12 @@
 """Procedural lung-CT patches in Hounsfield units (HU): public data made of nothing but geometry.
 
-For first runs, tests and pre-training. No patient's image went into it, so training on it costs
-no privacy; and the more its patches look like real ones, the less the hospitals' own images
-have to teach under noise. A patch is a thin volume, made in the order of `_images`:
+For first runs, tests and pre-training. No image is copied into it or fitted by it, so training
+on it costs a hospital's patients no privacy; and the more its patches look like real ones, the
+less the hospitals' own images have to teach under noise. Not blind to data, though: its author
+looked at public LUNA16 patches and moved lung, noise and nodule ranges towards their grey-level
+percentiles, so results on LUNA16 are a check of realism and not independent evidence.
+
+A patch is a thin volume, made in the order of `_images`:
 
 1. lung, with texture, haze and a smooth displacement that bends all that follows;
 2. fissures and scars, vessel trees, airways, chest wall and diaphragm, in millimetres;
@@ -25,8 +29,8 @@ from torch.nn import functional as F
 WINDOW_HU = (-1000.0, 400.0)
 """The fixed window, black to white, of the usual nodule data sets."""
 
-# Shares of what is in the centre. Most nodules are solid, about one in eight is subsolid
-# (screening: Henschke 2002, doi 10.2214/ajr.178.5.1781053); many touch a vessel or the pleura.
+# Shares of what is in the centre: chosen by eye, not measured. Most nodules are solid, some
+# subsolid; many touch a vessel or the pleura.
 NODULE_KINDS: Mapping[str, float] = {
     "solid": 0.28,
     "spiculated": 0.10,
@@ -36,7 +40,7 @@ NODULE_KINDS: Mapping[str, float] = {
     "juxta-pleural": 0.22,
     "vessel-attached": 0.20,
 }
-# What candidate detectors take for nodules: vessels first, then the pleura.
+# What candidate detectors take for nodules, vessels and pleura most of all; chosen as well.
 MIMIC_KINDS: Mapping[str, float] = {
     "vessel": 0.30,
     "bifurcation": 0.22,

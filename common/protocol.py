@@ -173,7 +173,11 @@ class Hospital(_Section):
 
 
 class StudyProtocol(_Section):
-    """One study: task, model, training, privacy, aggregation and roster. See the shipped example."""
+    """One study: task, model, training, privacy, aggregation and roster. See the shipped example.
+
+    `without_dp` takes the place of `training` when a rehearsal leaves privacy out (`--no-dp`): what
+    privacy costs is fairly judged only against settings that were chosen without it.
+    """
 
     study: Name
     task: Literal["nodule-classification"] = "nodule-classification"
@@ -181,6 +185,7 @@ class StudyProtocol(_Section):
     images: Images
     model: Model = Model()
     training: Training
+    without_dp: Training | None = None
     privacy: Privacy = Privacy()
     aggregation: Aggregation = Aggregation()
     participation: Participation

@@ -52,6 +52,8 @@ def admit(
             arrays.check(reply.arrays, update_spec)
         except ModelError as error:
             raise NotAdmitted("E-REPLY-ARRAYS") from error
-        if any(np.abs(array).max(initial=0) > messages.LARGEST_VALUE for array in reply.arrays.values()):
+        if any(
+            np.abs(array).max(initial=0) > messages.LARGEST_VALUE for array in reply.arrays.values()
+        ):
             raise NotAdmitted("E-REPLY-SIZE")
     return reply

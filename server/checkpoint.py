@@ -68,7 +68,7 @@ class Checkpoints:
             "names": list(state.arrays),  # safetensors sorts; the model's order is part of it
             "records": [asdict(record) for record in state.records],
         }
-        stem = self._folder / f"round-{state.round:05d}"
+        stem = self._folder / f"round-{state.round:06d}"  # as many digits as a study may have
         write_atomic(stem.with_suffix(".safetensors"), data)
         sealed = {"about": about, "sha256": _digest(about)}
         write_atomic(stem.with_suffix(".json"), json.dumps(sealed, allow_nan=False).encode())
@@ -106,7 +106,8 @@ class Checkpoints:
     def _read(self, path: Path) -> State:
         sealed = json.loads(path.read_bytes())
         about = sealed["about"]
-        if _digest(about) != sealed["sha256"]:  # before the study: a flipped bit is damage, not another
+        # Before the study is looked at: a flipped bit is damage, not another study.
+        if _digest(about) != sealed["sha256"]:
             raise ValueError("the description does not have the recorded SHA-256")
         if about["study"] != self._study:
             raise CheckpointError(

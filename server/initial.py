@@ -14,7 +14,7 @@ from common import arrays
 from common.arrays import Arrays
 from common.errors import ModelError, RunError
 from common.model_spec import model_spec
-from common.models import build_model, fold_imagenet
+from common.models import build_model
 from common.protocol import StudyProtocol
 from server.pretraining import pretrain, shipped_initial
 
@@ -77,6 +77,8 @@ def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) 
 
 
 def _imagenet(protocol: StudyProtocol, state: dict[str, torch.Tensor]) -> Arrays:
+    from common.resnet import fold_imagenet  # torchvision, for who asks only
+
     model = _fresh_model(protocol)
     images = protocol.images
     try:

@@ -69,7 +69,7 @@ def pretrain(
     seed: int,
     patches: int = 20_000,
     epochs: int = 5,
-    batch_size: int = 64,
+    batch_size: int = 32,
     learning_rate: float = 2e-3,
     progress: Progress | None = None,
 ) -> Pretrained:
@@ -86,7 +86,8 @@ def pretrain(
         seed: of the phantoms and of the order; ``seed + 1`` makes the held-out phantoms.
         patches: number of phantoms to train on, at least one batch.
         epochs: passes over them, 1 or more.
-        batch_size: patches a step.
+        batch_size: patches a step. With 64, one of three initial weights tried stood at a
+            phantom AUROC of 0.66 after two epochs; with 32, the same weights at 0.91.
         learning_rate: the highest one reached.
         progress: called with the share done, 0 to 1.
 
@@ -132,8 +133,8 @@ def pretrain(
 def make_shipped(folder: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Make the weights that ship with the package, and write them into ``folder``.
 
-    Writes ``compact-cnn-32px.safetensors`` and ``compact-cnn-32px.json``; takes about ten minutes
-    on two cores. Made again on another machine, the weights do as well but their digest differs:
+    Writes ``compact-cnn-32px.safetensors`` and ``compact-cnn-32px.json``; takes about nine
+    minutes on one core. Made again on another machine, the weights do as well but their digest differs:
     the order of floating-point sums is the processor's.
 
     Returns:

@@ -113,9 +113,10 @@ def close_round(
     while asked and time.monotonic() - started < protocol.participation.deadline_seconds:
         arrived = list(grid.pull_messages(list(asked)))
         for message in arrived:
-            hospital = asked.pop(message.metadata.reply_to_message_id, None)
-            if hospital is None:
+            answered = message.metadata.reply_to_message_id
+            if answered not in asked:
                 continue  # a second reply to the same message: the first one counts
+            hospital = asked.pop(answered)
             try:
                 answers.replies[hospital] = admit(opened(message), request, protocol.digest, spec)
                 observer.answered(hospital, None)

@@ -141,5 +141,6 @@ def adapted(protocol: StudyProtocol, options: Options) -> StudyProtocol:
         fields["rounds"] = options.rounds
     if options.no_dp:
         fields["privacy"]["mechanism"] = "none"
+        fields["training"] = fields.pop("without-dp", fields["training"])
     protocol = parse_protocol(tomli_w.dumps(fields))
     return protocol if options.hospitals is None else many(protocol, options.hospitals)

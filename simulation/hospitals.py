@@ -20,7 +20,7 @@ from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
 from common.protocol import StudyProtocol, parse_protocol
 
-PATCHES_PER_PATIENT = (3, 8)
+PATCHES_PER_PATIENT = (2, 4)
 NODULE_FRACTION = 0.35
 MARGIN = 8  # pixels round the protocol's crop, as in patches cut from a real scan
 

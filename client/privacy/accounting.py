@@ -133,9 +133,10 @@ def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -
 
     low, high = 0.0, math.inf  # too little noise; enough noise
     aim = epsilon
-    for _ in range(60):
+    for attempt in range(60):
         sigma = _first_guess(aim, delta, sampling_rate, steps)
-        if not low < sigma < high:  # the correction overshot: fall back to halving the bracket
+        # At a small rate over few steps the corrections swing from side to side and hardly shrink.
+        if attempt > 5 or not low < sigma < high:  # fall back to halving the bracket
             sigma = 2 * low if math.isinf(high) else (low + high) / 2
         at_sigma = cost(sigma)
         if at_sigma > epsilon:

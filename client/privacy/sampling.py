@@ -25,7 +25,9 @@ def poisson_draw(patients: Patients, rate: float, views: int, stream: RandomStre
     Independent draws are what the accountant assumes: shuffled batches of a fixed size with Poisson
     accounting are not valid (13.2 against a claimed 5.9, PRIVACY.md section 3). A draw may be empty.
     A patient with fewer images is padded with weight 0, and the weights of a patient sum to 1, so
-    that a patient counts the same however many images there are.
+    that a patient counts the same however many images there are. The padding repeats the patient's
+    own images: 0 x NaN is NaN, so with another's image there a crafted model that overflows on that
+    one image would silence every padded patient, and clipping would bound nothing.
     """
     drawn = np.flatnonzero(stream.uniform(len(patients)) < rate)
     images = np.zeros((len(drawn), views), dtype=np.int64)
@@ -33,7 +35,7 @@ def poisson_draw(patients: Patients, rate: float, views: int, stream: RandomStre
     for row, patient in enumerate(drawn.tolist()):
         own = patients.of(patient)
         order = own.start + np.argsort(stream.uniform(own.stop - own.start), kind="stable")[:views]
-        images[row, : len(order)] = order
+        images[row] = np.resize(order, views)
         weights[row, : len(order)] = 1.0 / len(order)
     return Draw(images, weights)
 

@@ -15,6 +15,7 @@ from client.policy import load_policy
 from client.privacy.accounting import spends_of
 from common.errors import RunError
 from common.protocol import StudyProtocol
+from server.app import Run
 from server.rounds import Outcome
 from simulation import backends
 from simulation.backends import run_local
@@ -99,7 +100,7 @@ def test_a_hospital_that_is_lost_on_the_way_is_missing_and_the_quorum_decides(
             asked[0] += node == 3
             return None if node == 3 and asked[0] > 2 else reply  # hello and round 1 arrive
 
-        def run(run_: backends.Run, sites: list[Path]) -> None:
+        def run(run_: Run, sites: list[Path]) -> None:
             run_local(run_, sites, transport=transport)
 
         monkeypatch.setattr("simulation.rehearsal.run_local", run)

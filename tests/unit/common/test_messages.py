@@ -201,7 +201,9 @@ def test_half_a_surrogate_pair_does_no_harm() -> None:
     assert_same(decode(encode(message)), message)
 
 
-@pytest.mark.parametrize("code", ["", "E", "e-data", "E-DATA\n", "E-DATA patient 4711", "E" + "-A" * 30])
+@pytest.mark.parametrize(
+    "code", ["", "E", "e-data", "E-DATA\n", "E-DATA patient 4711", "E" + "-A" * 30]
+)
 def test_a_refusal_carries_a_code_and_no_free_text(code: str) -> None:
     with pytest.raises(MessageError):
         build(json.dumps({"kind": "refusal", "code": code, "text": "x"}), {})
@@ -215,11 +217,16 @@ def test_arrays_on_a_kind_that_carries_none_are_refused(kind: str) -> None:
     assert_refused(frame(header, save({"a": np.zeros(1, np.float32)})))
 
 
-@pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"], ["a", "a"], ["a", "b", "b"], ["b", "c"]])
+@pytest.mark.parametrize(
+    "names", [[], ["a"], ["a", "b", "c"], ["a", "a"], ["a", "b", "b"], ["b", "c"]]
+)
 def test_names_that_are_not_those_of_the_arrays_are_refused(names: list[str]) -> None:
     two = {"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
     header = {"kind": "train-request", "protocol": "", "round": 1}
-    assert list(decode(frame(json.dumps(header | {"names": ["b", "a"]}), save(two))).arrays) == ["b", "a"]
+    assert list(decode(frame(json.dumps(header | {"names": ["b", "a"]}), save(two))).arrays) == [
+        "b",
+        "a",
+    ]
     assert_refused(frame(json.dumps(header | {"names": names}), save(two)))
 
 
@@ -274,12 +281,14 @@ def test_a_pickle_in_place_of_the_arrays_is_refused_and_never_executed(tmp_path:
     with pytest.raises(MessageError):
         build(
             json.dumps({"kind": "train-request", "protocol": "", "round": 1, "names": ["a"]}),
-            {"a": np.array([Marker(marker)], dtype=object)},  # type: ignore[dict-item]
+            {"a": np.array([Marker(marker)], dtype=object)},
         )
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("dtype", ["object", "U1", "S1", "M8[s]", "V4", "complex64", "longdouble", "f4,f4"])
+@pytest.mark.parametrize(
+    "dtype", ["object", "U1", "S1", "M8[s]", "V4", "complex64", "longdouble", "f4,f4"]
+)
 def test_an_array_that_could_not_be_sent_on_is_refused(dtype: str) -> None:
     header = json.dumps({"kind": "train-request", "protocol": "", "round": 1, "names": ["a"]})
     with pytest.raises(MessageError, match="plain numbers"):
@@ -357,7 +366,9 @@ JSON = st.recursive(
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(KINDS),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 from common.models import (
     MODEL_NAMES,
     CompactCNN,
-    FrozenAffine,
-    ResNet18,
     build_model,
-    fold_imagenet,
 )
+from common.resnet import FrozenAffine, fold_imagenet, group_norm, resnet18
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +94,7 @@ def test_resnet18_is_torchvisions_with_group_norm() -> None:
     theirs = torchvision.models.resnet18(
         num_classes=2, norm_layer=lambda channels: nn.GroupNorm(32, channels)
     )
-    ours = ResNet18(3, 2)
+    ours = resnet18(3, 2, group_norm)
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ours(images), theirs(images))
@@ -104,7 +102,7 @@ def test_resnet18_is_torchvisions_with_group_norm() -> None:
 
 def test_resnet18_starts_from_torchvisions_spread() -> None:
     theirs = torchvision.models.resnet18().state_dict()
-    ours = ResNet18(3, 2).state_dict()
+    ours = resnet18(1, 2, group_norm).state_dict()
     for name in ("conv1.weight", "layer2.0.conv1.weight", "layer4.1.conv2.weight"):
         assert float(ours[name].std()) == pytest.approx(float(theirs[name].std()), rel=0.05)
 
@@ -112,9 +110,10 @@ def test_resnet18_starts_from_torchvisions_spread() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_folded_model_equals_batch_norm_in_evaluation_mode(channels: int) -> None:
     theirs = _batch_norm_resnet18()
-    ours = ResNet18(channels, 5, norm=FrozenAffine)
+    ours = resnet18(channels, 5, FrozenAffine)
     ours.load_state_dict(fold_imagenet(theirs.state_dict(), channels=channels, classes=5))
     assert isinstance(theirs.fc, nn.Linear)
+    assert isinstance(ours.fc, nn.Linear)
     ours.fc.load_state_dict(theirs.fc.state_dict())
     images = torch.randn(3, channels, 64, 64)
     # A grey image is what the three-channel network sees three times.
@@ -134,13 +133,13 @@ def test_folding_makes_a_new_classifier_and_leaves_its_input_alone() -> None:
 def test_folding_names_what_does_not_fit() -> None:
     state = dict(_batch_norm_resnet18().state_dict())
     with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
-        fold_imagenet(state, channels=2)
+        fold_imagenet(state, channels=2, classes=2)
     narrow = {**state, "layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)}
-    with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight should have the shape"):
-        fold_imagenet(narrow)
+    with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight should have shape"):
+        fold_imagenet(narrow, channels=1, classes=2)
     del state["layer3.1.bn2.running_var"]
     with pytest.raises(ValueError, match=r"layer3\.1\.bn2\.running_var.* is missing"):
-        fold_imagenet(state)
+        fold_imagenet(state, channels=1, classes=2)
 
 
 def test_frozen_affine_is_not_trained() -> None:

@@ -94,8 +94,8 @@ def test_arguments_out_of_range_are_named(count: int, size: int, fraction: float
 
 
 def test_lung_is_aerated() -> None:
-    # The darker half of a patch is lung, whatever else is in it. Normal lung: Fleischner and
-    # densitometry texts give about -850 HU; emphysema starts below -950.
+    # The darker half of a patch is lung, whatever else is in it. Densitometry counts
+    # voxels below -950 HU as emphysema; healthy lung at full inspiration is about -850.
     made = phantom_patches(400, seed=11)
     lower_quartile = made.hu.flatten(1).quantile(0.25, dim=1)
     assert -950 < float(lower_quartile.median()) < -750

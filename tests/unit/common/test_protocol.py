@@ -23,11 +23,69 @@ from common.protocol import (
 )
 
 EXAMPLE = Path(common.__file__).parent / "examples" / "lung-nodules.toml"
-TEXT = EXAMPLE.read_text()
+
+# A study of this file's own, so that the shipped example may change.
+TEXT = """\
+# Study protocol: lung-nodule classification on CT patches, four hospitals.
+study = "lung-nodules"
+task = "nodule-classification"
+rounds = 10
+
+[images]
+classes = ["non-nodule", "nodule"]
+size = 32                            # pixels, after a centre crop
+channels = 1
+fit = "crop"
+mean = 0.4
+std = 0.25
+validation-fraction = 0.2
+
+[model]
+name = "compact-cnn"
+initial-model = "phantom"
+
+[training]
+steps-per-round = 4
+learning-rate = 0.5
+sampling-rate = 0.5
+views-per-patient = 4
+flips-and-rotations = true
+
+[privacy]
+mechanism = "dp-sgd"
+epsilon = 8.0
+delta = 1e-5
+max-grad-norm = 1.0
+validation-epsilon = 8.0
+
+[aggregation]
+strategy = "fedavg"
+weights = "inverse-variance"
+
+[participation]
+quorum = 3
+deadline-seconds = 900
+
+[[hospitals]]
+name = "north"
+nominal-patients = 60
+
+[[hospitals]]
+name = "east"
+nominal-patients = 40
+
+[[hospitals]]
+name = "south"
+nominal-patients = 24
+
+[[hospitals]]
+name = "west"
+nominal-patients = 8
+"""
 
 
 def changed(old: str, new: str) -> str:
-    """The example's text with `old`, which is in it, replaced once."""
+    """The text above with `old`, which is in it, replaced once."""
     assert old in TEXT
     return TEXT.replace(old, new, 1)
 
@@ -46,10 +104,18 @@ def refusal(text: str) -> str:
 
 def test_the_shipped_example_is_valid() -> None:
     protocol = load_protocol(EXAMPLE)
+    assert protocol.study == EXAMPLE.stem
+    assert protocol.privacy.mechanism == "dp-sgd"  # what one copies is private
+    assert parse_protocol(protocol.to_toml()).digest == protocol.digest
+
+
+def test_what_is_written_is_what_the_protocol_has() -> None:
+    protocol = parse_protocol(TEXT)
     assert protocol.hospital_names == ("north", "east", "south", "west")
     assert protocol.total_steps == 40
     assert protocol.hospital("west").nominal_patients == 8
     assert (protocol.privacy.epsilon, protocol.privacy.delta) == (8.0, 1e-5)
+    assert protocol.images.classes == ("non-nodule", "nodule")
 
 
 WRONG_VALUES = {
@@ -89,7 +155,11 @@ WRONG_VALUES = {
     "epsilon NaN": ("\nepsilon = 8.0", "\nepsilon = nan", "privacy.epsilon"),
     "epsilon inf": ("\nepsilon = 8.0", "\nepsilon = inf", "privacy.epsilon"),
     "epsilon as text": ("\nepsilon = 8.0", '\nepsilon = "8.0"', "privacy.epsilon"),
-    "validation epsilon": ("validation-epsilon = 8.0", "validation-epsilon = nan", "validation-eps"),
+    "validation epsilon": (
+        "validation-epsilon = 8.0",
+        "validation-epsilon = nan",
+        "validation-eps",
+    ),
     "delta 0": ("delta = 1e-5", "delta = 0.0", "privacy.delta"),
     "delta NaN": ("delta = 1e-5", "delta = nan", "privacy.delta"),
     "delta 1 %": ("delta = 1e-5", "delta = 0.01", "privacy.delta"),
@@ -247,7 +317,7 @@ def test_a_default_that_is_written_out_changes_nothing() -> None:
 
 
 # Another valid value for those leaves that cannot simply be counted up or lengthened.
-OTHER_VALUES = {
+OTHER_VALUES: dict[tuple[str | int, ...], Any] = {
     ("task",): None,  # one task so far
     ("images", "channels"): 3,
     ("images", "fit"): "resize",
@@ -260,7 +330,9 @@ OTHER_VALUES = {
 }
 
 
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def leaves(
+    value: Any, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -278,12 +350,13 @@ def with_leaf(fields: dict[str, Any], path: tuple[str | int, ...], value: Any) -
     return tomli_w.dumps(fields)
 
 
-def test_any_single_value_changes_the_digest() -> None:
-    fields = tomllib.loads(TEXT)
-    digests = {parse_protocol(TEXT).digest: "the example"}
+@pytest.mark.parametrize("text", [TEXT, EXAMPLE.read_text()], ids=["this file's", "shipped"])
+def test_any_single_value_changes_the_digest(text: str) -> None:
+    fields = tomllib.loads(text)
+    digests = {parse_protocol(text).digest: "the whole"}
     for path, value in leaves(fields):
         if path in OTHER_VALUES:
-            other: Any = OTHER_VALUES[path]
+            other = OTHER_VALUES[path]
             if other is None:
                 continue
         elif isinstance(value, str):
@@ -296,7 +369,7 @@ def test_any_single_value_changes_the_digest() -> None:
         digest = parse_protocol(with_leaf(fields, path, other)).digest
         assert digest not in digests, f"{path} and {digests.get(digest)}"
         digests[digest] = str(path)
-    # The example itself, and every leaf but the task.
+    # The whole, and every leaf but the task.
     assert len(digests) == len(list(leaves(fields))) > 30
 
 
@@ -343,7 +416,10 @@ def protocols(draw: st.DrawFn) -> StudyProtocol:
                 "learning-rate": draw(POSITIVE),
                 "sampling-rate": draw(SHARES),
             },
-            "privacy": {"epsilon": draw(st.floats(1e-9, 100)), "delta": draw(st.floats(1e-12, 1e-9))},
+            "privacy": {
+                "epsilon": draw(st.floats(1e-9, 100)),
+                "delta": draw(st.floats(1e-12, 1e-9)),
+            },
             "aggregation": aggregation,
             "participation": {"quorum": draw(st.integers(1, len(names)))},
             "hospitals": [
@@ -370,4 +446,4 @@ def test_a_protocol_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         protocol.hospitals[0] = protocol.hospitals[1]  # type: ignore[index]
     with pytest.raises(ValidationError, match="frozen"):
-        protocol.hospitals[0].nominal_patients = 1  # type: ignore[misc]
+        protocol.hospitals[0].nominal_patients = 1

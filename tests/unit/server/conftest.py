@@ -36,9 +36,8 @@ def make_study() -> MakeStudy:
             ],
         }
         for key, value in changes.items():
-            old = fields.get(key)
-            merged = isinstance(value, Mapping) and isinstance(old, Mapping)
-            fields[key] = {**old, **value} if merged else value
+            section = isinstance(value, Mapping)
+            fields[key] = {**fields.get(key, {}), **value} if section else value
         return StudyProtocol.model_validate(fields)
 
     return make

@@ -1,0 +1,167 @@
+"""The house as it was drawn: imports, wheel, README."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("server", "client", "common", "simulation")
+
+
+def run(*command: str | Path, cwd: Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def tracked(repository: Path) -> list[str]:
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=repository)
+    return [name for name in listed.stdout.splitlines() if (repository / name).is_file()]
+
+
+def copy_of(repository: Path, folder: Path) -> Path:
+    for name in tracked(repository):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repository / name, target)
+    return folder
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run(Path(sys.executable).parent / "lint-imports", "--no-cache", cwd=folder)
+
+
+def test_the_import_contract_holds(repository: Path) -> None:
+    checked = lint_imports(repository)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("client/ledger.py", "import torch"),
+        ("client/policy.py", "from client.data import open_cohort"),
+        ("client/app.py", "from client.vault import Vault"),
+        ("client/training.py", "import flwr"),
+        ("server/rounds.py", "from client.policy import SitePolicy"),
+        ("common/arrays.py", "import server.rounds"),
+        ("server/app.py", "import opacus"),
+    ],
+)
+def test_a_planted_violation_breaks_the_contract(
+    tmp_path: Path, repository: Path, file: str, line: str
+) -> None:
+    copy = copy_of(repository, tmp_path / "copy")
+    text = (copy / file).read_text()
+    (copy / file).write_text(f"{line}\n{text}")
+    environment_free = lint_imports(copy)
+    assert environment_free.returncode != 0
+    assert "BROKEN" in environment_free.stdout
+
+
+def test_the_wheel_holds_the_four_packages_and_nothing_else(
+    tmp_path: Path, repository: Path
+) -> None:
+    copy = copy_of(repository, tmp_path / "copy")
+    built = run(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, cwd=copy
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {n for n in archive.namelist() if ".dist-info/" not in n}
+    expected = {
+        name
+        for name in tracked(repository)
+        if name.split("/")[0] in PACKAGES
+        and (name.endswith(".py") or name.startswith(("common/examples/", "common/pretrained/")))
+    }
+    assert inside == expected
+    assert "common/examples/lung-nodules.toml" in inside
+    assert "common/pretrained/compact-cnn-32px.safetensors" in inside
+
+
+def readme_tree(repository: Path) -> set[str]:
+    text = (repository / "README.md").read_text()
+    block = text.split("<!-- tree:")[1].split("```")[1]
+    found, folder = set(), ""
+    for line in block.strip().splitlines():
+        name = line.split()[0]
+        if line.startswith(" "):
+            found.add(folder + name)
+        else:
+            folder = name
+            found.add(name)
+    return found
+
+
+def test_the_readme_tree_is_the_tree_on_disk(repository: Path) -> None:
+    on_disk = {"tests/", "docs/"}
+    for name in tracked(repository):
+        parts = name.split("/")
+        if parts[0] in PACKAGES and not name.endswith("__init__.py"):
+            on_disk.add(f"{parts[0]}/")
+            on_disk.add(name if len(parts) == 2 else f"{parts[0]}/{parts[1]}/")
+    assert readme_tree(repository) == on_disk
+
+
+def test_links_of_the_readme_lead_somewhere(repository: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (repository / "README.md").read_text())
+    assert links
+    for link in links:
+        assert (repository / link).exists(), link
+
+
+def shell_commands(repository: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines()]
+
+
+def test_every_option_in_the_readme_exists(repository: Path) -> None:
+    shown = run(sys.executable, "-m", "simulation", "--help", cwd=repository)
+    assert shown.returncode == 0
+    lines = [c for c in shell_commands(repository) if "intramural-simulate" in c]
+    assert lines
+    for option in {word for line in lines for word in line.split() if word.startswith("--")}:
+        assert option in shown.stdout or option == "--help", option
+
+
+def test_make_test_is_the_whole_suite(repository: Path) -> None:
+    planned = run("make", "--dry-run", "test", "test-fast", "check", "bench", cwd=repository)
+    assert planned.returncode == 0, planned.stderr
+    assert "-m pytest -q\n" in planned.stdout
+    assert "make simulate" in shell_commands(repository)
+    assert "make test" in shell_commands(repository)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_make_simulate_ends_green_with_privacy_on(tmp_path: Path, repository: Path) -> None:
+    """The README's first command, as it stands, in a process of its own; only the folder differs."""
+    if not (repository / ".venv" / ".ready").exists():
+        pytest.skip("make has not made this .venv (tests run from another environment)")
+    done = run(
+        "make", "simulate", f"OPTIONS=--runs {tmp_path} --name first", cwd=repository, timeout=290
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert summary["stopped"] == "finished"
+    assert summary["rounds"] == 10
+    assert summary["test_mode_noise"] is False
+    for figures in summary["hospitals"].values():
+        assert 7.9 < figures["epsilon"] <= 8.0
+        assert figures["delta"] == 1e-5
+        assert figures["local_only_pooled_auroc"] is not None
+    assert (tmp_path / "first" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "first" / "hospitals" / "north" / "site.toml").stat().st_mode & 0o077 == 0

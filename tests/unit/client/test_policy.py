@@ -1,0 +1,135 @@
+"""The site policy permits what it names and nothing else, and says what differs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.policy import SitePolicy, load_policy, permit
+from common.errors import PolicyError, RehearsalOnlyError, UnknownStudyError
+from common.protocol import StudyProtocol
+
+MakeStudy = Callable[..., StudyProtocol]
+
+
+def site(study: StudyProtocol, **changes: Any) -> SitePolicy:
+    fields: dict[str, Any] = {
+        "hospital": "north",
+        "data": "/data",
+        "state": "/state",
+        "approved_studies": [study.digest],
+        "max_epsilon": 10.0,
+    }
+    return SitePolicy.model_validate(fields | changes)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def toml(**changes: str) -> str:
+    rows = {
+        "hospital": '"north"',
+        "data": '"/data"',
+        "state": '"/state"',
+        "approved-studies": f'["{"0" * 64}"]',
+        "max-epsilon": "10.0",
+    }
+    return "\n".join(f"{key} = {value}" for key, value in (rows | changes).items())
+
+
+def test_an_approved_study_with_this_hospital_is_permitted(small_study: MakeStudy) -> None:
+    permit(small_study(), site(small_study()))
+
+
+@pytest.mark.parametrize("approved", [[], ["0" * 64, "1" * 64]])
+def test_an_unapproved_study_is_refused(small_study: MakeStudy, approved: list[str]) -> None:
+    study = small_study()
+    with pytest.raises(UnknownStudyError) as refused:
+        permit(study, site(study, approved_studies=approved))
+    found, expected = study.digest[:12], ", ".join(d[:12] for d in approved) or "none"
+    assert f"'small' has digest {found}, approved: {expected}" in str(refused.value)
+
+
+def test_a_study_that_changed_after_approval_is_refused(small_study: MakeStudy) -> None:
+    approved = small_study()
+    privacy = approved.privacy.model_copy(update={"max_grad_norm": 1.0000001})
+    with pytest.raises(UnknownStudyError, match="approved: "):
+        permit(approved.model_copy(update={"privacy": privacy}), site(approved))
+
+
+def test_a_hospital_that_is_not_on_the_roster_refuses(small_study: MakeStudy) -> None:
+    with pytest.raises(UnknownStudyError, match="'south' is not on the roster of study 'small'"):
+        permit(small_study(), site(small_study(), hospital="south"))
+
+
+def test_no_privacy_is_permitted_in_a_rehearsal_only(small_study: MakeStudy) -> None:
+    study = small_study(mechanism="none")
+    permit(study, site(study, rehearsal=True))
+    with pytest.raises(RehearsalOnlyError, match="rehearsal = true"):
+        permit(study, site(study))
+
+
+def test_a_written_policy_is_read(tmp_path: Path) -> None:
+    policy = load_policy(written(tmp_path, toml(**{"rehearsal": "true", "noise-seed": "7"})))
+    assert (policy.hospital, policy.max_epsilon, policy.noise_seed) == ("north", 10.0, 7)
+    assert policy.approved_studies == ("0" * 64,)
+    strict = load_policy(written(tmp_path, toml()))
+    assert (strict.rehearsal, strict.noise_seed) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"noise-seed": "7"}, "noise-seed makes the noise removable; it needs rehearsal = true"),
+        (
+            {"aproved-studies": "[]"},
+            "unknown key 'aproved-studies'; did you mean 'approved-studies'",
+        ),
+        ({"max-epsilonn": "3.0"}, "unknown key 'max-epsilonn'; did you mean 'max-epsilon'"),
+        ({"max-epsilon": "0.0"}, "'max-epsilon' is 0.0 but must be greater than 0"),
+        ({"max-epsilon": "inf"}, "'max-epsilon' is inf but must be a finite number"),
+        ({"max-epsilon": "nan"}, "'max-epsilon' is nan but must"),
+        ({"approved-studies": '["*"]'}, "'approved-studies.0' is '*' but must match pattern"),
+        ({"hospital": '"../north"'}, "'hospital' is '../north' but must match pattern"),
+        ({"device": '"tpu"'}, "'device' is 'tpu' but must be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_a_policy_with_a_mistake_permits_nothing(
+    tmp_path: Path, changes: dict[str, str], says: str
+) -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_policy(written(tmp_path, toml(**changes)))
+    assert says in str(refused.value)
+    assert str(tmp_path / "site.toml") in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["hospital", "data", "state", "approved-studies", "max-epsilon"])
+def test_a_policy_without_a_key_permits_nothing(tmp_path: Path, key: str) -> None:
+    rest = "\n".join(row for row in toml().splitlines() if not row.startswith(key))
+    with pytest.raises(PolicyError, match=f"'{key}' is missing"):
+        load_policy(written(tmp_path, rest))
+
+
+def test_no_policy_permits_nothing(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"cannot read the site policy .*absent\.toml"):
+        load_policy(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    "content", [b"hospital = ", b"\xff\xfe", b"hospital = 'a'\nhospital = 'b'"]
+)
+def test_what_is_not_toml_permits_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(content)
+    with pytest.raises(PolicyError, match="cannot read the site policy"):
+        load_policy(path)
+
+
+def test_a_policy_cannot_be_changed(small_study: MakeStudy) -> None:
+    policy = site(small_study())
+    with pytest.raises(ValueError, match="frozen"):
+        policy.max_epsilon = 100.0

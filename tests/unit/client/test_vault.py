@@ -1,0 +1,427 @@
+"""The vault from frame to frame: what it answers, what it spends, and what never leaves."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from opacus.accountants import PRVAccountant
+from PIL import Image
+
+from client import egress
+from client import vault as vault_module
+from client.data import open_cohort
+from client.ledger import Account, Ledger, Spend
+from client.policy import SitePolicy
+from client.privacy.accounting import epsilon_of
+from client.vault import Vault
+from common import arrays, messages
+from common.arrays import Arrays
+from common.errors import InternalError
+from common.files import locked
+from common.messages import (
+    HISTOGRAM_BINS,
+    EvaluateReply,
+    EvaluateRequest,
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    TrainReply,
+    TrainRequest,
+)
+from common.model_spec import update_spec
+from common.models import build_model
+from common.protocol import StudyProtocol
+
+MakeStudy = Callable[..., StudyProtocol]
+CANARY = "SECRET^PATIENT"
+
+
+class Site:
+    """A hospital of eight patients, six for training, whose ids and paths carry the canary."""
+
+    def __init__(self, root: Path, study: StudyProtocol) -> None:
+        self.study = study
+        self.data, self.state = root / CANARY, root / "state"
+        self.data.mkdir(parents=True)
+        self.state.mkdir(parents=True)
+        generator = np.random.default_rng(3)
+        rows = [("image", "label", "patient_id", "split")]
+        for patient in range(8):
+            for image in range(1 + patient % 3):
+                name = f"{CANARY}-{patient}-{image}.png"
+                pixels = generator.integers(0, 256, (16, 16), dtype=np.uint8)
+                Image.fromarray(pixels).save(self.data / name)
+                label = study.images.classes[(patient + image) % 2]
+                side = "validation" if patient >= 6 else "training"
+                rows.append((name, label, f"{CANARY}-{patient}", side))
+        with (self.data / "manifest.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        Ledger.create(self.state)
+
+    def policy(self, **changes: Any) -> SitePolicy:
+        fields: dict[str, Any] = {
+            "hospital": "north",
+            "data": self.data,
+            "state": self.state,
+            "device": "cpu",
+            "approved_studies": [self.study.digest],
+            "max_epsilon": 30.0,
+        }
+        return SitePolicy.model_validate(fields | changes)
+
+    def vault(self, **changes: Any) -> Vault:
+        return Vault(self.policy(**changes))
+
+    def spends(self, account: Account = "training") -> list[Spend]:
+        with Ledger.open(self.state) as ledger:
+            return ledger.spends(account)
+
+
+@pytest.fixture
+def site(tmp_path: Path, small_study: MakeStudy) -> Site:
+    return Site(tmp_path, small_study())
+
+
+@pytest.fixture
+def no_patient_is_opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that a vault asked for, which must stay empty; asking fails the request."""
+    opened: list[Path] = []
+
+    def forbidden(folder: Path, *_: object) -> NoReturn:
+        opened.append(folder)
+        raise AssertionError("patients were opened")
+
+    monkeypatch.setattr(vault_module, "open_cohort", forbidden)
+    return opened
+
+
+def model(study: StudyProtocol, seed: int = 1) -> Arrays:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = build_model(study.model.name, study.images.channels, 2)
+    return {name: value.numpy() for name, value in built.state_dict().items()}
+
+
+def train_frame(study: StudyProtocol, server_round: int = 1, seed: int = 1) -> bytes:
+    request = TrainRequest(protocol=study.to_toml(), round=server_round, arrays=model(study, seed))
+    return messages.encode(request)
+
+
+def refusal(frame: bytes) -> str:
+    reply = messages.decode(frame)
+    assert isinstance(reply, Refusal)
+    return reply.code
+
+
+def no_canary(frame: bytes) -> bool:
+    return not any(word.encode() in frame for word in ("SECRET", "PATIENT", "/data", "manifest"))
+
+
+def failing(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError(f"{CANARY} /data/secret")
+
+
+def test_a_train_request_is_answered_with_an_update(site: Site) -> None:
+    asked = train_frame(site.study)
+    reply = messages.decode(site.vault().handle(asked))
+    assert isinstance(reply, TrainReply)
+    arrays.check(reply.arrays, update_spec(site.study))
+    assert (reply.study, reply.round) == (site.study.digest, 1)
+    assert reply.request == messages.fingerprint(messages.decode(asked))
+    assert messages.is_histogram(reply.histogram)
+    assert all(np.any(array) for array in reply.arrays.values())
+
+
+def test_what_was_answered_was_reserved_and_sealed(site: Site) -> None:
+    frame = site.vault().handle(train_frame(site.study))
+    (training,), (validation,) = site.spends("training"), site.spends("validation")
+    assert (training.sampling_rate, training.steps) == (0.5, 2)
+    assert (validation.sampling_rate, validation.steps) == (1.0, 1)
+    assert min(training.noise_multiplier, validation.noise_multiplier) > 0.5
+    with Ledger.open(site.state) as ledger:
+        request = messages.fingerprint(messages.decode(train_frame(site.study)))
+        assert ledger.sealed_reply(request) == frame
+
+
+def test_the_reservation_is_durable_before_patients_are_opened(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    opened, sealed, released = open_cohort, Ledger.seal, egress.release
+
+    def spied_open(*arguments: Any) -> Any:
+        assert (
+            len(site.spends()) == len(site.spends("validation")) == 1
+        )  # another connection's view
+        order.append("open")
+        return opened(*arguments)
+
+    def spied_release(*arguments: Any) -> bytes:
+        order.append("release")
+        return released(*arguments)
+
+    def spied_seal(self: Ledger, request: str, reply: bytes) -> None:
+        order.append("seal")
+        sealed(self, request, reply)
+
+    monkeypatch.setattr(vault_module, "open_cohort", spied_open)
+    monkeypatch.setattr(egress, "release", spied_release)
+    monkeypatch.setattr(Ledger, "seal", spied_seal)
+    site.vault().handle(train_frame(site.study))
+    assert order == ["open", "release", "seal"]
+
+
+def test_a_reply_that_cannot_be_sealed_does_not_leave(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ledger, "seal", failing)
+    assert refusal(site.vault().handle(train_frame(site.study))) == "E-INTERNAL"
+    assert len(site.spends()) == 1
+
+
+def test_the_same_request_gets_the_same_bytes_and_spends_once(site: Site) -> None:
+    first = site.vault().handle(train_frame(site.study))
+    again = site.vault()
+    assert [again.handle(train_frame(site.study)) for _ in range(2)] == [first, first]
+    assert len(site.spends()) == len(site.spends("validation")) == 1
+
+
+def test_another_model_for_the_same_round_is_a_new_spend(site: Site) -> None:
+    vault = site.vault()
+    one, other = (vault.handle(train_frame(site.study, seed=seed)) for seed in (1, 2))
+    assert one != other
+    assert len(site.spends()) == len(site.spends("validation")) == 2
+
+
+def test_an_evaluate_request_costs_the_validation_patients_only(site: Site) -> None:
+    request = EvaluateRequest(protocol=site.study.to_toml(), round=4, arrays=model(site.study))
+    reply = messages.decode(site.vault().handle(messages.encode(request)))
+    assert isinstance(reply, EvaluateReply)
+    assert not reply.arrays
+    assert [len(row) for row in reply.histogram] == [HISTOGRAM_BINS] * 2
+    assert site.spends("training") == []
+    assert len(site.spends("validation")) == 1
+
+
+def test_hello_names_the_hospital_and_opens_nothing(
+    site: Site, no_patient_is_opened: list[Path]
+) -> None:
+    reply = messages.decode(site.vault().handle(messages.encode(HelloRequest())))
+    assert reply == HelloReply(hospital="north")
+    assert not no_patient_is_opened
+
+
+def test_an_unapproved_study_opens_no_patient_and_spends_nothing(
+    site: Site, no_patient_is_opened: list[Path]
+) -> None:
+    frame = site.vault(approved_studies=["0" * 64]).handle(train_frame(site.study))
+    assert refusal(frame) == "E-POLICY-STUDY"
+    assert not no_patient_is_opened
+    assert site.spends() == []
+
+
+def test_a_protocol_that_is_none_is_refused(site: Site, no_patient_is_opened: list[Path]) -> None:
+    request = TrainRequest(protocol="rounds = 'many'", round=1, arrays=model(site.study))
+    assert refusal(site.vault().handle(messages.encode(request))) == "E-PROTOCOL"
+    assert not no_patient_is_opened
+
+
+def reshaped(received: Arrays) -> Arrays:
+    return received | {"classifier.bias": np.zeros(3, np.float32)}
+
+
+def not_finite(received: Arrays) -> Arrays:
+    return received | {"classifier.bias": np.array([0, np.nan], np.float32)}
+
+
+def double(received: Arrays) -> Arrays:
+    return received | {"classifier.bias": np.zeros(2)}  # type: ignore[return-value]
+
+
+def extra(received: Arrays) -> Arrays:
+    return received | {"trap": np.zeros(2, np.float32)}
+
+
+def shorter(received: Arrays) -> Arrays:
+    return dict(list(received.items())[1:])
+
+
+def reordered(received: Arrays) -> Arrays:
+    return dict(reversed(received.items()))
+
+
+@pytest.mark.parametrize("change", [reshaped, not_finite, double, extra, shorter, reordered])
+def test_a_wrong_model_is_refused_before_patients_are_opened(
+    site: Site, no_patient_is_opened: list[Path], change: Callable[[Arrays], Arrays]
+) -> None:
+    wrong = change(model(site.study))
+    request = TrainRequest(protocol=site.study.to_toml(), round=1, arrays=wrong)
+    assert refusal(site.vault().handle(messages.encode(request))) == "E-MODEL"
+    assert not no_patient_is_opened
+    assert site.spends() == []
+
+
+@pytest.mark.parametrize("account", ["training", "validation"])
+def test_a_budget_that_is_spent_refuses_and_spends_nothing(
+    site: Site, no_patient_is_opened: list[Path], account: Account
+) -> None:
+    with Ledger.open(site.state) as ledger:  # another study on the same patients
+        ledger.reserve("c" * 64, "earlier", 1, {account: Spend(0.5, 1.0, 10)})
+    assert refusal(site.vault().handle(train_frame(site.study))) == "E-POLICY-BUDGET"
+    assert not no_patient_is_opened
+    assert sum(len(site.spends(name)) for name in ("training", "validation")) == 1
+
+
+def test_the_cap_holds_over_rounds_and_restarts(site: Site) -> None:
+    cap = 7.0  # the study asks for 8 over its three rounds
+    codes = []
+    for server_round in (1, 2, 3):
+        reply = messages.decode(
+            site.vault(max_epsilon=cap).handle(train_frame(site.study, server_round))
+        )
+        codes.append(reply.code if isinstance(reply, Refusal) else reply.kind)
+    assert codes == ["train-reply", "train-reply", "E-POLICY-BUDGET"]
+    assert epsilon_of(site.spends(), 1e-5).value <= cap
+
+
+def test_no_ledger_no_training(site: Site, no_patient_is_opened: list[Path]) -> None:
+    (site.state / "ledger.sqlite").unlink()
+    assert refusal(site.vault().handle(train_frame(site.study))) == "E-LEDGER"
+    assert not no_patient_is_opened
+
+
+def test_a_damaged_ledger_no_training(site: Site, no_patient_is_opened: list[Path]) -> None:
+    (site.state / "ledger.sqlite").write_bytes(b"garbage" * 1000)
+    assert refusal(site.vault().handle(train_frame(site.study))) == "E-LEDGER"
+    assert not no_patient_is_opened
+
+
+def test_broken_data_is_refused_and_the_spend_stays_reserved(site: Site) -> None:
+    next(site.data.glob("*.png")).write_bytes(b"no image")
+    frame = site.vault().handle(train_frame(site.study))
+    assert refusal(frame) == "E-DATA"
+    assert no_canary(frame)
+    assert len(site.spends()) == 1
+
+
+PLACES = ["train", "evaluate", "open_cohort", "load_model", "keep_scores", "noised_histogram"]
+PLACES += ["parse_protocol", "permit", "spends_of", "check_affordable", "locked"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_unexpected_error_leaves_as_a_code_and_a_fixed_text(
+    site: Site, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(vault_module, place, failing)
+    frame = site.vault().handle(train_frame(site.study))
+    assert frame == messages.encode(Refusal.of(InternalError()))
+    assert no_canary(frame)
+
+
+def test_what_was_reserved_and_never_sealed_counts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(vault_module, "train", failing)
+        assert refusal(site.vault().handle(train_frame(site.study))) == "E-INTERNAL"
+    assert isinstance(messages.decode(site.vault().handle(train_frame(site.study))), TrainReply)
+    assert len(site.spends()) == 2
+
+
+def test_no_reply_carries_the_canary(site: Site) -> None:
+    vault = site.vault(approved_studies=[site.study.digest])
+    frames = [vault.handle(train_frame(site.study, n)) for n in (1, 2)]
+    evaluate = EvaluateRequest(protocol=site.study.to_toml(), round=4, arrays=model(site.study))
+    frames.append(vault.handle(messages.encode(evaluate)))
+    frames.append(vault.handle(messages.encode(HelloRequest())))
+    (site.data / "manifest.csv").write_text(f"image,label,patient_id\n{CANARY},{CANARY},{CANARY}\n")
+    frames.append(site.vault().handle(train_frame(site.study, 3)))
+    kinds = [messages.decode(frame).kind for frame in frames]
+    assert kinds == ["train-reply", "train-reply", "evaluate-reply", "hello-reply", "refusal"]
+    assert all(no_canary(frame) for frame in frames)
+
+
+REPLY = messages.encode(HelloReply(hospital="south"))
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"garbage", REPLY, REPLY[:-1], messages.MAGIC + b"\xff" * 40]
+)
+def test_what_is_no_request_is_refused(site: Site, frame: bytes) -> None:
+    assert refusal(site.vault().handle(frame)) == "E-MESSAGE"
+    assert site.spends() == []
+
+
+def test_a_vault_that_is_busy_refuses(site: Site) -> None:
+    with locked(site.state / "vault.lock"):
+        assert refusal(site.vault().handle(train_frame(site.study))) == "E-RUN"
+    assert site.spends() == []
+
+
+def test_restarts_between_rounds_compose_as_one_account(site: Site) -> None:
+    one_accountant = PRVAccountant()
+    for server_round in (1, 2, 3):
+        site.vault().handle(train_frame(site.study, server_round))
+        spend = site.spends()[-1]
+        for _ in range(2):
+            one_accountant.step(noise_multiplier=spend.noise_multiplier, sample_rate=0.5)
+    total = epsilon_of(site.spends(), 1e-5).value
+    assert total == pytest.approx(one_accountant.get_epsilon(1e-5), rel=1e-9)
+    assert 0.998 * 8.0 <= total <= 8.0  # the study's own epsilon, spent over all its rounds
+
+
+def test_the_same_seed_gives_the_same_bytes_and_no_seed_others(
+    tmp_path: Path, small_study: MakeStudy
+) -> None:
+    def answer(name: str, **changes: Any) -> bytes:
+        site = Site(tmp_path / name, small_study())
+        return site.vault(**changes).handle(train_frame(site.study))
+
+    seeded = [answer(name, rehearsal=True, noise_seed=7) for name in ("a", "b")]
+    assert seeded[0] == seeded[1]
+    others = [answer("c", rehearsal=True, noise_seed=8), answer("d"), answer("e")]
+    assert len({seeded[0], *others}) == 4
+
+
+def test_a_cohort_is_read_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = site.vault()
+    vault.handle(train_frame(site.study))
+    monkeypatch.setattr(vault_module, "open_cohort", failing)
+    assert isinstance(messages.decode(vault.handle(train_frame(site.study, 2))), TrainReply)
+
+
+def test_one_patient_more_changes_neither_length_nor_header_of_a_reply(
+    tmp_path: Path, small_study: MakeStudy
+) -> None:
+    replies = []
+    for name, gone in (("whole", ()), ("without", (0,)), ("few", (0, 1, 2, 3, 4, 7))):
+        site = Site(tmp_path / name, small_study())
+        manifest = site.data / "manifest.csv"
+        rows = manifest.read_text().splitlines()
+        kept = [r for r in rows if not any(f"{CANARY}-{patient}," in r for patient in gone)]
+        manifest.write_text("\n".join(kept) + "\n")
+        replies.append((messages.decode(site.vault().handle(train_frame(site.study))), site))
+    (first, one), *rest = replies
+    assert isinstance(first, TrainReply)
+    for reply, other in rest:
+        assert isinstance(reply, TrainReply)
+        assert reply.model_dump(exclude={"histogram"}) == first.model_dump(exclude={"histogram"})
+        sizes = [{name: array.nbytes for name, array in r.arrays.items()} for r in (first, reply)]
+        assert sizes[0] == sizes[1]
+        assert [other.spends(a) for a in ("training", "validation")] == [
+            one.spends(a) for a in ("training", "validation")
+        ]
+
+
+@pytest.mark.parametrize("rehearsal", [False, True])
+def test_no_privacy_is_a_rehearsals_alone(
+    tmp_path: Path, small_study: MakeStudy, rehearsal: bool
+) -> None:
+    site = Site(tmp_path, small_study(mechanism="none"))
+    reply = messages.decode(site.vault(rehearsal=rehearsal).handle(train_frame(site.study)))
+    assert isinstance(reply, TrainReply) == rehearsal
+    assert [spend.noise_multiplier for spend in site.spends()] == [0.0] * rehearsal

@@ -1,0 +1,86 @@
+"""Simulated hospitals: phantoms as image folders, rosters, policies and ledgers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client.data import count_patients, open_cohort
+from client.ledger import Ledger
+from client.policy import load_policy
+from common.errors import RunError
+from common.protocol import StudyProtocol
+from simulation.hospitals import from_folder, from_phantoms, many, settle, with_roster
+
+SmallStudy = Callable[..., StudyProtocol]
+
+
+def test_a_phantom_hospital_has_just_its_nominal_training_patients(
+    tmp_path: Path, small_study: SmallStudy
+) -> None:
+    protocol = small_study(north=13, west=5)
+    folders = from_phantoms(protocol, tmp_path, seed=1)
+    for hospital in protocol.hospitals:
+        training, _ = count_patients(folders[hospital.name], protocol.images)
+        assert training == hospital.nominal_patients
+        cohort = open_cohort(folders[hospital.name], protocol.images)
+        assert set(cohort.training.labels.tolist()) == {0, 1}
+
+
+def test_phantom_hospitals_repeat_by_seed_and_differ_by_hospital(
+    tmp_path: Path, small_study: SmallStudy
+) -> None:
+    protocol = small_study(north=5, west=5)
+
+    def first_image(name: str, seed: int, hospital: str) -> np.ndarray:
+        folder = from_phantoms(protocol, tmp_path / name, seed)[hospital]
+        return np.asarray(Image.open(folder / "00000.png"))
+
+    north = first_image("a", 1, "north")
+    assert np.array_equal(north, first_image("b", 1, "north"))
+    assert not np.array_equal(north, first_image("a", 1, "west"))
+    assert not np.array_equal(north, first_image("c", 2, "north"))
+
+
+def test_a_data_folder_makes_the_roster_and_a_protocol_that_names_it_is_kept(
+    tmp_path: Path, small_study: SmallStudy
+) -> None:
+    protocol = small_study(north=9, west=5)
+    folders = from_phantoms(protocol, tmp_path / "made", seed=1)
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, folder in folders.items():
+        (root / f"site-{name}").symlink_to(folder)
+    adapted, found = from_folder(protocol, root)
+    assert adapted.hospital_names == ("site-north", "site-west")
+    assert [h.nominal_patients for h in adapted.hospitals] == [9, 5]
+    assert adapted.participation.quorum == 1
+    assert set(found) == {"site-north", "site-west"}
+    named = with_roster(protocol, {"site-north": 100, "site-west": 50})
+    assert from_folder(named, root)[0] is named
+
+
+def test_many_hospitals_take_the_sizes_of_the_roster_in_turn(small_study: SmallStudy) -> None:
+    protocol = many(small_study(north=9, west=5), 5)
+    assert [h.nominal_patients for h in protocol.hospitals] == [9, 5, 9, 5, 9]
+    assert len(set(protocol.hospital_names)) == 5
+
+
+def test_a_settled_hospital_keeps_its_ledger_and_refuses_other_options(
+    tmp_path: Path, small_study: SmallStudy
+) -> None:
+    protocol = small_study(north=5)
+    data = {"north": tmp_path}
+    (site,) = settle(protocol, tmp_path, data, device="cpu", noise_seed=1).values()
+    policy = load_policy(site)
+    assert policy.approved_studies == (protocol.digest,)
+    assert policy.rehearsal
+    with Ledger.open(policy.state) as ledger:
+        ledger.seal("0" * 64, b"kept")
+    settle(protocol, tmp_path, data, device="cpu", noise_seed=1)
+    with Ledger.open(policy.state) as ledger:
+        assert ledger.sealed_reply("0" * 64) == b"kept"
+    with pytest.raises(RunError, match="other options"):
+        settle(protocol, tmp_path, data, device="cpu", noise_seed=2)
