@@ -24,7 +24,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def simulate(
     protocol: Annotated[
-        Path | None, typer.Option(help="Study protocol to rehearse.", show_default="lung nodules")
+        Path | None,
+        typer.Option(help="Study protocol to rehearse.", show_default="a shipped example"),
     ] = None,
     data: Annotated[
         Path | None,

@@ -24,7 +24,9 @@ from simulation.results import (
     write_files,
 )
 
-EXAMPLE = Path(__file__).parent.parent / "common" / "examples" / "lung-nodules.toml"
+EXAMPLES = Path(__file__).parent.parent / "common" / "examples"
+FIRST_RUN = EXAMPLES / "first-run.toml"  # phantom hospitals
+LUNG_NODULES = EXAMPLES / "lung-nodules.toml"  # a data folder
 PHANTOM_SEED = 1
 
 
@@ -101,7 +103,8 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
             f"{options.folder} holds a run already; continue it with --resume, "
             f"or choose another --name"
         )
-    protocol = adapted(load_protocol(options.protocol or EXAMPLE), options)
+    usual = FIRST_RUN if options.data is None else LUNG_NODULES
+    protocol = adapted(load_protocol(options.protocol or usual), options)
     hospitals = options.folder / "hospitals"
     if options.data is not None:
         protocol, data = from_folder(protocol, options.data)

@@ -38,7 +38,7 @@ import torch
 torch.set_num_threads(1)
 from client.vault import Vault
 from common.protocol import load_protocol
-from simulation.command import EXAMPLE
+from simulation.command import FIRST_RUN
 from simulation.hospitals import from_phantoms, settle
 from simulation.live import Silent
 from simulation.rehearsal import Rehearsal
@@ -56,7 +56,7 @@ class Clock(Silent):
     def round_closed(self, record):
         self.rounds.append((time.perf_counter() - self.started, sum(at_work)))
 folder = Path(sys.argv[1])
-protocol = load_protocol(EXAMPLE)
+protocol = load_protocol(FIRST_RUN)
 data = from_phantoms(protocol, folder / "hospitals", 1)
 sites = settle(protocol, folder / "hospitals", data, device="cpu", noise_seed=None)
 clock = Clock()

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from common.protocol import load_protocol
 from simulation.__main__ import app, resume_command
-from simulation.command import EXAMPLE, Options, adapted
+from simulation.command import FIRST_RUN, LUNG_NODULES, Options, adapted
 
 
 def simulate(*arguments: str | Path) -> tuple[int, str]:
@@ -32,7 +32,7 @@ WRONG = [
 def test_a_wrong_protocol_is_refused_in_one_sentence_and_nothing_runs(
     tmp_path: Path, good: str, wrong: str, says: str
 ) -> None:
-    text = EXAMPLE.read_text()
+    text = LUNG_NODULES.read_text()
     assert good in text
     protocol = tmp_path / "protocol.toml"
     protocol.write_text(text.replace(good, wrong))
@@ -45,7 +45,7 @@ def test_a_wrong_protocol_is_refused_in_one_sentence_and_nothing_runs(
 
 
 def test_one_hospital_with_quorum_two_is_refused(tmp_path: Path) -> None:
-    text = EXAMPLE.read_text()
+    text = LUNG_NODULES.read_text()
     first = text.index("[[hospitals]]", text.index("[[hospitals]]") + 1)
     protocol = tmp_path / "protocol.toml"
     protocol.write_text(text[:first].replace("quorum = 3", "quorum = 2"))
@@ -87,7 +87,7 @@ def test_an_error_in_the_data_names_file_and_row(tmp_path: Path) -> None:
 
 
 def test_without_dp_the_study_takes_the_settings_chosen_without_it() -> None:
-    protocol = load_protocol(EXAMPLE)
+    protocol = load_protocol(LUNG_NODULES)
     options = Options(
         protocol=None,
         data=None,
@@ -120,8 +120,8 @@ def test_the_way_to_go_on_is_a_command_line() -> None:
 
 def test_json_is_one_object_on_the_last_line(tmp_path: Path) -> None:
     protocol = tmp_path / "protocol.toml"
-    text = EXAMPLE.read_text().replace("rounds = 10", "rounds = 1")
-    for many, few in (("= 120", "= 9"), ("= 80", "= 8"), ("= 48", "= 7"), ("= 16", "= 6")):
+    text = FIRST_RUN.read_text().replace("rounds = 10", "rounds = 1")
+    for many, few in (("= 160", "= 9"), ("= 100", "= 8"), ("= 60", "= 7"), ("= 20", "= 6")):
         assert f"nominal-patients {many}\n" in text
         text = text.replace(f"nominal-patients {many}\n", f"nominal-patients {few}\n")
     protocol.write_text(text)
