@@ -37,14 +37,21 @@ class InProcess:
         return vault_of(self._sites[int(context.node_config["partition-id"])]).handle
 
 
-def run_local(run: Run, sites: Sequence[Path], *, transport: Transport = unchanged) -> None:
-    """Carry `run` out in this process, one hospital for each core at a time, one thread each.
+def share_of_cores(hospitals: int) -> tuple[int, int]:
+    """(hospitals at work at a time, threads for each) on the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    workers = max(1, min(hospitals, cores))
+    return workers, max(1, cores // workers)
 
-    Small convolutions gain little from a second thread, so two hospitals side by side are faster
-    than one after the other.
+
+def run_local(run: Run, sites: Sequence[Path], *, transport: Transport = unchanged) -> None:
+    """Carry `run` out in this process, as many hospitals at a time as there are cores.
+
+    Small convolutions gain little from a second thread and lose much when other work is going on,
+    so two hospitals side by side are faster than one after the other.
     """
-    app = make_app(InProcess(sites, threads=1))
-    workers = max(1, min(len(sites), len(os.sched_getaffinity(0))))
+    workers, threads = share_of_cores(len(sites))
+    app = make_app(InProcess(sites, threads))
     grid = LocalGrid(app, len(sites), workers=workers, transport=transport)
     try:
         run.app()(grid, grid.context)

@@ -3,12 +3,15 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import tomli_w
+import torch
 from rich.console import Console
 
 from client.policy import Device
+from client.privacy.accounting import spends_of
 from common.errors import RunError
 from common.files import write_atomic
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
@@ -54,6 +57,7 @@ def carry_out(options: Options, console: Console) -> dict[str, Any]:
     IntramuralError when something is refused, before anything runs where that can be known.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # making phantoms, too, loses more than it gains by a second thread
     rehearsal = prepare(options, console)
     with LiveTable(rehearsal, console) as table:
         outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
@@ -109,6 +113,7 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
     if options.data is not None:
         protocol, data = from_folder(protocol, options.data)
     else:
+        calibrate_beside(protocol)
         patients = sum(hospital.nominal_patients for hospital in protocol.hospitals)
         console.print(
             f"making phantom lung CT: {len(protocol.hospitals)} hospitals, {patients} patients",
@@ -118,6 +123,11 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
     sites = settle(protocol, hospitals, data, device=options.device, noise_seed=options.noise_seed)
     write_atomic(kept, protocol.to_toml().encode())  # last: a run exists when it can be resumed
     return protocol, sites
+
+
+def calibrate_beside(protocol: StudyProtocol) -> None:
+    """Find the noise multiplier in a thread while phantoms are made; the vaults then have it."""
+    Thread(target=spends_of, args=(protocol,), kwargs={"training": True}, daemon=True).start()
 
 
 def resumed(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from client.policy import Device, SitePolicy
 from common.errors import RunError
 from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
-from common.protocol import StudyProtocol, parse_protocol
+from common.protocol import Hospital, StudyProtocol, parse_protocol
+from simulation.backends import share_of_cores
 
 PATCHES_PER_PATIENT = (2, 4)
 NODULE_FRACTION = 0.35
@@ -69,9 +71,9 @@ def from_phantoms(protocol: StudyProtocol, folder: Path, seed: int) -> dict[str,
     their ids bring along. The same seed gives the same images.
     """
     scanners = list(SCANNERS.values())
-    counts = torch.Generator().manual_seed(seed)
-    folders = {}
-    for index, hospital in enumerate(protocol.hospitals):
+
+    def make(index: int, hospital: Hospital) -> Path:
+        counts = torch.Generator().manual_seed(seed * 10_000 + index)
         patients: list[str] = []
         training = 0
         while training < hospital.nominal_patients:
@@ -88,11 +90,14 @@ def from_phantoms(protocol: StudyProtocol, folder: Path, seed: int) -> dict[str,
             nodule_fraction=NODULE_FRACTION,
         )
         owners = [patient for patient, n in zip(patients, patches, strict=True) for _ in range(n)]
-        folders[hospital.name] = folder / hospital.name / "data"
         grey = to_grey8(phantoms.hu).numpy()
         labels = [protocol.images.classes[label] for label in phantoms.label.tolist()]
-        _write_folder(folders[hospital.name], grey, labels, owners)
-    return folders
+        _write_folder(folder / hospital.name / "data", grey, labels, owners)
+        return folder / hospital.name / "data"
+
+    with ThreadPoolExecutor(share_of_cores(len(protocol.hospitals))[0]) as workers:
+        made = workers.map(make, range(len(protocol.hospitals)), protocol.hospitals)
+        return dict(zip(protocol.hospital_names, made, strict=True))
 
 
 def _write_folder(

@@ -81,6 +81,7 @@ def test_fedprox_adds_its_term_after_noise_and_division(small_study: MakeStudy) 
         trained(study, cohort, RandomStream.for_tests(3), spend)["classifier.bias"] - start
         for study, spend in ((plain, Spend(1.0, 1e-12, 1)), (plain, nobody), (proximal, nobody))
     )
+    assert np.all(one != 0)
     np.testing.assert_allclose(added, without - 0.5 * one, rtol=1e-5)
 
 
