@@ -66,6 +66,7 @@ def run_ray(run: Run, sites: Sequence[Path], *, address: str | None) -> None:
     """
     from flwr.simulation import run_simulation  # imports Ray, which takes seconds
 
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray asks for it at length
     init: dict[str, ConfigRecordValues] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         init |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}

@@ -1,13 +1,15 @@
 """What a person sees while a rehearsal runs: a live table, or a line a round where there is no terminal."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from client.ledger import Spend
+from client.privacy.accounting import epsilon_of
 from common.metrics import Scores, auroc
 from server.checkpoint import RoundRecord
 from simulation.rehearsal import Rehearsal
@@ -45,6 +47,7 @@ class LiveTable:
         self._pooled: float | None = None
         self._evaluated = 0
         self._epsilon: dict[str, float] = {}
+        self._looks: list[Future[None]] = []
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="table")
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4)
 
@@ -53,10 +56,13 @@ class LiveTable:
             self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self._beside.shutdown(wait=True)
         if self._console.is_terminal:
             self._live.stop()
+        if failure is None:
+            for look in self._looks:
+                look.result()  # what went wrong beside the run must not stay unheard
 
     def preparing(self, share: float) -> None:
         """The coordinator pre-trains the initial model; `share` of it is done, 0..1."""
@@ -77,26 +83,33 @@ class LiveTable:
         for hospital in record.missing:
             self._state[hospital] = "missing"
         self._seconds.append(record.seconds)
-        self._beside.submit(self._look, record)
+        line = f"{self._now()}: {len(record.answered)} of {len(self._state)} hospitals answered"
+        spends = self._rehearsal.spends()
+        self._looks.append(self._beside.submit(self._look, record, spends, line))
 
-    def _look(self, record: RoundRecord) -> None:
+    def _look(self, record: RoundRecord, spends: dict[str, list[Spend]], line: str) -> None:
         scores = self._rehearsal.scores(record.round - 1)
         self._auroc = {name: auroc(s) for name, s in scores.items()}
         self._pooled = auroc(Scores.concatenate(list(scores.values())))
         self._evaluated = record.round - 1
-        self._epsilon = {name: e.value for name, e in self._rehearsal.spent().items()}
+        delta = self._rehearsal.protocol.privacy.delta
+        self._epsilon = {name: epsilon_of(s, delta).value for name, s in spends.items()}
         if not self._console.is_terminal:
-            answered = f"{len(record.answered)} of {len(self._state)} hospitals answered"
-            line = f"{self._headline()}, {answered}, {self._time_left()}"
+            line = f"{line}; {self._headline()}; {self._time_left()}"
             self._console.print(line, highlight=False, soft_wrap=True)
 
+    def _now(self) -> str:
+        if self._round == 0:
+            return f"pre-training {self._prepared:.0%}" if self._prepared else "starting"
+        if self._round > self._rounds:
+            return "final evaluation"
+        return f"round {self._round}/{self._rounds}"
+
     def _headline(self) -> str:
-        last = self._evaluated
-        after = "initial model" if last == 0 else f"after round {last}/{self._rounds}"
-        line = f"{after}: AUROC {shown(self._pooled)}"
+        line = f"pooled AUROC {shown(self._pooled)} after {self._evaluated} rounds"
         if self._epsilon and self._rehearsal.protocol.privacy.mechanism != "none":
             delta = self._rehearsal.protocol.privacy.delta
-            line += f", epsilon spent {max(self._epsilon.values()):.2f} at delta {delta:g}"
+            line += f"; epsilon {max(self._epsilon.values()):.2f} at delta {delta:g} spent"
         return line
 
     def _time_left(self) -> str:
@@ -122,9 +135,5 @@ class LiveTable:
                 shown(self._auroc.get(name)),
                 shown(self._epsilon.get(name), 2),
             )
-        now = f"round {min(self._round, self._rounds)}/{self._rounds}"
-        if self._round == 0 and self._prepared:
-            now = f"pre-training the initial model on phantoms: {self._prepared:.0%}"
-        return Group(
-            Text(now, style="bold"), Text(f"{self._headline()}, {self._time_left()}"), table
-        )
+        headline = Text(f"{self._headline()}; {self._time_left()}")
+        return Group(Text(self._now(), style="bold"), headline, table)

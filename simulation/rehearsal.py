@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from client.data import open_cohort
 from client.evidence import kept_scores
-from client.ledger import Account, Ledger
+from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
 from client.privacy.accounting import Epsilon, epsilon_of
 from client.training import choose_device, evaluate, load_model
@@ -71,13 +71,18 @@ class Rehearsal:
                 continue  # it was absent in that round
         return found
 
-    def spent(self, account: Account = "training") -> dict[str, Epsilon]:
-        """What each hospital's ledger says these patients have spent, over all restarts."""
-        spent = {}
+    def spends(self) -> dict[str, list[Spend]]:
+        """What stands in each hospital's ledger for its training patients, over all restarts."""
+        spends = {}
         for name, policy in self.policies().items():
             with Ledger.open(policy.state) as ledger:
-                spent[name] = epsilon_of(ledger.spends(account), self.protocol.privacy.delta)
-        return spent
+                spends[name] = ledger.spends("training")
+        return spends
+
+    def spent(self) -> dict[str, Epsilon]:
+        """What that comes to at the study's delta."""
+        delta = self.protocol.privacy.delta
+        return {name: epsilon_of(spends, delta) for name, spends in self.spends().items()}
 
     def scores_of(self, arrays: Arrays) -> dict[str, Scores]:
         """Exact scores of any model of this study on every hospital's validation patients."""

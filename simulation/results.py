@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from client.privacy.accounting import spends_of
@@ -172,7 +172,8 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
     pooled = facts.pooled
     table = Table(title="Result for each hospital", title_justify="left", show_edge=False)
     for column in ("hospital", "patients", "AUROC (95 %)", "alone", "alone, pooled", "epsilon"):
-        table.add_column(column, justify="left" if column == "hospital" else "right")
+        side: JustifyMethod = "left" if column == "hospital" else "right"
+        table.add_column(column, justify=side, no_wrap=True)
     for hospital in facts.hospitals:
         table.add_row(
             hospital.name,

@@ -30,9 +30,12 @@ def test_without_a_terminal_there_is_a_line_a_round(rehearsal: Rehearsal) -> Non
         rehearsal.carry_out(table, resume=False)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines[0].startswith("initial model: AUROC ")
-    assert [line.split(":")[0] for line in lines[1:]] == [f"after round {r}/3" for r in (1, 2, 3)]
+    starts = ["round 1/3", "round 2/3", "round 3/3", "final evaluation"]
+    assert [line.split(":")[0] for line in lines] == starts
     assert all("2 of 2 hospitals answered" in line for line in lines)
+    assert [f"after {n} rounds" in line for n, line in enumerate(lines)] == [True] * 4
+    spent = [float(line.split("epsilon ")[1].split()[0]) for line in lines]
+    assert spent[0] < spent[1] < spent[2] == spent[3] <= 8.0
     assert "at delta 1e-05" in lines[-1]
 
 
@@ -45,5 +48,5 @@ def test_the_table_shows_every_hospital_its_state_and_what_it_spent(rehearsal: R
         rehearsal.carry_out(table, resume=False)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    for word in ("north", "west", "answered", "round 3/3", "epsilon", "s in all"):
+    for word in ("north", "west", "answered", "final evaluation", "epsilon", "s in all"):
         assert word in shown, word
