@@ -20,10 +20,13 @@ class NotAdmitted(Exception):  # noqa: N818  (the name reads as what happened to
 def admit(
     reply: messages.Message,
     request: messages.TrainRequest | messages.EvaluateRequest,
+    key: str,
     study: str,
     update_spec: Spec,
 ) -> Reply:
     """`reply` if it answers `request` of `study` as the protocol says; NotAdmitted otherwise.
+
+    `key` is the request's fingerprint, `study` the protocol's digest.
 
     Checked in this order: a refusal by the hospital (its own code), kind, study, round, request,
     the histogram, and for an update names, shapes, dtype and that every value is finite and at most
@@ -43,7 +46,7 @@ def admit(
         raise NotAdmitted("E-REPLY-STUDY")
     if reply.round != request.round:
         raise NotAdmitted("E-REPLY-LATE")
-    if reply.request != messages.fingerprint(request):
+    if reply.request != key:
         raise NotAdmitted("E-REPLY-REQUEST")
     if not messages.is_histogram(reply.histogram):
         raise NotAdmitted("E-REPLY-HISTOGRAM")

@@ -25,7 +25,7 @@ from server.admission import NotAdmitted, Reply, admit
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.strategy import Aggregator
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 
 Roster = Mapping[str, int]  # hospital -> Flower node id
 
@@ -104,8 +104,8 @@ def close_round(
     observer.round_started(request.round, sorted(roster))
     kind = records.MESSAGE_TYPES[request.kind]
     asked: dict[str, str] = {}  # message id -> hospital
+    content, key = records.to_records(request), messages.fingerprint(request)
     for hospital, node in sorted(roster.items()):
-        content = records.to_records(request)
         message = Message(content, dst_node_id=node, message_type=kind, group_id=str(request.round))
         asked |= dict.fromkeys(grid.push_messages([message]), hospital)
     answers = Answers({}, {})
@@ -118,7 +118,7 @@ def close_round(
                 continue  # a second reply to the same message: the first one counts
             hospital = asked.pop(answered)
             try:
-                answers.replies[hospital] = admit(opened(message), request, protocol.digest, spec)
+                answers.replies[hospital] = admit(opened(message), request, key, protocol.digest, spec)
                 observer.answered(hospital, None)
             except NotAdmitted as reason:
                 answers.refused[hospital] = reason.code

@@ -76,9 +76,9 @@ def simulate(
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
     run_name = name or time.strftime("%Y%m%d-%H%M%S")
     try:
-        from simulation import command  # torch, Flower and Opacus: seconds, so not before --help
+        from simulation.prepare import Options, prepare  # torch takes seconds: not before --help
 
-        options = command.Options(
+        options = Options(
             protocol=protocol,
             data=data,
             hospitals=hospitals,
@@ -92,7 +92,11 @@ def simulate(
             device=device,
             noise_seed=noise_seed,
         )
-        summary = command.carry_out(options, console)
+        study, sites = prepare(options, console)
+
+        from simulation.command import carry_out  # Flower and Opacus, after what prepare refuses
+
+        summary = carry_out(options, study, sites, console)
         if as_json:
             typer.echo(json.dumps(summary))
         code = 0 if summary["stopped"] == "finished" else EXIT_QUORUM

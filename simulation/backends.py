@@ -13,6 +13,7 @@ from client.app import Channel, make_app
 from client.policy import load_policy
 from client.vault import Vault
 from server.app import Run
+from simulation.cores import share_of_cores
 from simulation.grid import LocalGrid, Transport, unchanged
 
 
@@ -35,13 +36,6 @@ class InProcess:
     def __call__(self, context: Context) -> Channel:
         torch.set_num_threads(self._threads)
         return vault_of(self._sites[int(context.node_config["partition-id"])]).handle
-
-
-def share_of_cores(hospitals: int) -> tuple[int, int]:
-    """(hospitals at work at a time, threads for each) on the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0))
-    workers = max(1, min(hospitals, cores))
-    return workers, max(1, cores // workers)
 
 
 def run_local(run: Run, sites: Sequence[Path], *, transport: Transport = unchanged) -> None:

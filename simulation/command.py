@@ -1,23 +1,14 @@
-"""What `intramural-simulate` does, from options to result."""
+"""What `intramural-simulate` does with a prepared run, from the first round to the summary."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import tomli_w
-import torch
 from rich.console import Console
 
-from client.policy import Device
-from client.privacy.accounting import spends_of
-from common.errors import RunError
-from common.files import write_atomic
-from common.protocol import StudyProtocol, load_protocol, parse_protocol
-from server.checkpoint import Checkpoints
-from simulation.hospitals import from_folder, from_phantoms, many, settle
+from common.protocol import StudyProtocol
 from simulation.live import LiveTable, Silent
+from simulation.prepare import Options
 from simulation.rehearsal import Rehearsal
 from simulation.results import (
     LocalOnly,
@@ -27,38 +18,13 @@ from simulation.results import (
     write_files,
 )
 
-EXAMPLES = Path(__file__).parent.parent / "common" / "examples"
-FIRST_RUN = EXAMPLES / "first-run.toml"  # phantom hospitals
-LUNG_NODULES = EXAMPLES / "lung-nodules.toml"  # a data folder
-PHANTOM_SEED = 1
 
-
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked for type only."""
-
-    protocol: Path | None
-    data: Path | None
-    hospitals: int | None
-    rounds: int | None
-    no_dp: bool
-    baselines: bool
-    backend: str
-    ray_address: str | None
-    folder: Path
-    resume: bool
-    device: Device
-    noise_seed: int | None
-
-
-def carry_out(options: Options, console: Console) -> dict[str, Any]:
-    """Rehearse the study and write the run folder; the summary that `--json` prints.
-
-    IntramuralError when something is refused, before anything runs where that can be known.
-    """
+def carry_out(
+    options: Options, protocol: StudyProtocol, sites: dict[str, Path], console: Console
+) -> dict[str, Any]:
+    """Rehearse what `prepare` prepared and write the run folder; the summary that `--json` prints."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    torch.set_num_threads(1)  # making phantoms, too, loses more than it gains by a second thread
-    rehearsal = prepare(options, console)
+    rehearsal = Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
     with LiveTable(rehearsal, console) as table:
         outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
     local_only: dict[str, LocalOnly] = {}
@@ -85,75 +51,3 @@ def train_alone(rehearsal: Rehearsal, console: Console) -> dict[str, LocalOnly]:
         console.print(f"local-only: training {hospital} alone ...", highlight=False)
         models[hospital] = rehearsal.alone(hospital, Silent())
     return judge_alone(rehearsal, models)
-
-
-def prepare(options: Options, console: Console) -> Rehearsal:
-    """Protocol, data, policies and ledgers in place: everything that can be refused before a run."""
-    if options.backend not in ("local", "ray"):
-        raise RunError(f"--backend is '{options.backend}' but must be 'local' or 'ray'")
-    if options.ray_address is not None and options.backend != "ray":
-        raise RunError("--ray-address needs --backend ray")
-    if options.hospitals is not None and options.data is not None:
-        raise RunError("--hospitals makes phantom hospitals and cannot be used with --data")
-    protocol, sites = (resumed if options.resume else new_run)(options, console)
-    return Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
-
-
-def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:
-    """A run folder with its protocol and hospitals; RunError when there is one already."""
-    kept = options.folder / "protocol.toml"
-    if kept.exists():
-        raise RunError(
-            f"{options.folder} holds a run already; continue it with --resume, "
-            f"or choose another --name"
-        )
-    usual = FIRST_RUN if options.data is None else LUNG_NODULES
-    protocol = adapted(load_protocol(options.protocol or usual), options)
-    hospitals = options.folder / "hospitals"
-    if options.data is not None:
-        protocol, data = from_folder(protocol, options.data)
-    else:
-        calibrate_beside(protocol)
-        patients = sum(hospital.nominal_patients for hospital in protocol.hospitals)
-        console.print(
-            f"making phantom lung CT: {len(protocol.hospitals)} hospitals, {patients} patients",
-            highlight=False,
-        )
-        data = from_phantoms(protocol, hospitals, PHANTOM_SEED)
-    sites = settle(protocol, hospitals, data, device=options.device, noise_seed=options.noise_seed)
-    write_atomic(kept, protocol.to_toml().encode())  # last: a run exists when it can be resumed
-    return protocol, sites
-
-
-def calibrate_beside(protocol: StudyProtocol) -> None:
-    """Find the noise multiplier in a thread while phantoms are made; the vaults then have it."""
-    Thread(target=spends_of, args=(protocol,), kwargs={"training": True}, daemon=True).start()
-
-
-def resumed(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:
-    """The run in the folder as it was left, with the options that it was started with."""
-    changes = (options.protocol, options.data, options.hospitals, options.rounds)
-    if any(c is not None for c in (*changes, options.noise_seed)) or options.no_dp:
-        raise RunError(
-            "--resume continues a run with its own protocol, data and noise; "
-            "leave those options out"
-        )
-    if not (options.folder / "protocol.toml").exists():
-        raise RunError(f"there is no run to resume in {options.folder}; give its --runs and --name")
-    protocol = load_protocol(options.folder / "protocol.toml")
-    state = Checkpoints(options.folder, protocol).load()
-    console.print(f"continues after round {state.round if state else 0}", highlight=False)
-    sites = {n: options.folder / "hospitals" / n / "site.toml" for n in protocol.hospital_names}
-    return protocol, sites
-
-
-def adapted(protocol: StudyProtocol, options: Options) -> StudyProtocol:
-    """`protocol` with what the options change; the result is a study of its own, with its own digest."""
-    fields = protocol.model_dump(by_alias=True, exclude_none=True, mode="json")
-    if options.rounds is not None:
-        fields["rounds"] = options.rounds
-    if options.no_dp:
-        fields["privacy"]["mechanism"] = "none"
-        fields["training"] = fields.pop("without-dp", fields["training"])
-    protocol = parse_protocol(tomli_w.dumps(fields))
-    return protocol if options.hospitals is None else many(protocol, options.hospitals)

@@ -21,7 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 Transport = Callable[[int, bytes], bytes | None]  # node id, reply -> reply, or None when it is lost
 
 FIRST_NODE = 2  # Flower keeps 1 for the SuperLink
-PULL_SECONDS = 0.2
+PULL_SECONDS = 1.0
 
 
 def unchanged(node: int, reply: bytes) -> bytes:  # noqa: ARG001  (the signature of a Transport)

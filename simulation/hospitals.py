@@ -20,11 +20,10 @@ from common.errors import RunError
 from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
 from common.protocol import Hospital, StudyProtocol, parse_protocol
-from simulation.backends import share_of_cores
+from simulation.cores import share_of_cores
 
-PATCHES_PER_PATIENT = (2, 4)
+PATCHES_PER_PATIENT = (1, 4)
 NODULE_FRACTION = 0.35
-MARGIN = 8  # pixels round the protocol's crop, as in patches cut from a real scan
 
 
 def with_roster(protocol: StudyProtocol, cohorts: Mapping[str, int]) -> StudyProtocol:
@@ -84,7 +83,7 @@ def from_phantoms(protocol: StudyProtocol, folder: Path, seed: int) -> dict[str,
         patches = torch.randint(low, high + 1, (len(patients),), generator=counts).tolist()
         phantoms = phantom_patches(
             sum(patches),
-            size=protocol.images.size + MARGIN,
+            size=protocol.images.size,
             seed=seed * 10_000 + index,
             scanner=scanners[index % len(scanners)],
             nodule_fraction=NODULE_FRACTION,

@@ -34,6 +34,7 @@ def model(seed: int = 0) -> Arrays:
 
 TRAIN = TrainRequest(protocol="study", round=2, arrays=model())
 EVALUATE = EvaluateRequest(protocol="study", round=4, arrays=model())
+TRAIN_KEY, EVALUATE_KEY = fingerprint(TRAIN), fingerprint(EVALUATE)
 
 
 def reply(**changes: object) -> TrainReply:
@@ -68,19 +69,19 @@ def with_cell(cell: float) -> tuple[tuple[float, ...], ...]:
 
 def test_good_replies_are_admitted_as_they_are() -> None:
     good = reply()
-    assert admit(good, TRAIN, STUDY, SPEC) is good
+    assert admit(good, TRAIN, TRAIN_KEY, STUDY, SPEC) is good
     scored = score()
-    assert admit(scored, EVALUATE, STUDY, SPEC) is scored
+    assert admit(scored, EVALUATE, EVALUATE_KEY, STUDY, SPEC) is scored
 
 
 def test_what_noise_and_rounding_do_to_an_honest_reply_is_admitted() -> None:
     """Negative cells, a zero update, the bound itself, and values that a large model may have."""
     for arrays in (with_value(LARGEST_VALUE), with_value(-1e6), with_value(1e-45)):
-        admit(reply(arrays=arrays), TRAIN, STUDY, SPEC)
+        admit(reply(arrays=arrays), TRAIN, TRAIN_KEY, STUDY, SPEC)
     zero = {name: np.zeros(shape, np.float32) for name, shape in SPEC.items()}
-    admit(reply(arrays=zero), TRAIN, STUDY, SPEC)
+    admit(reply(arrays=zero), TRAIN, TRAIN_KEY, STUDY, SPEC)
     for cell in (-1234.5, 0.0, LARGEST_VALUE, -LARGEST_VALUE):
-        admit(reply(histogram=with_cell(cell)), TRAIN, STUDY, SPEC)
+        admit(reply(histogram=with_cell(cell)), TRAIN, TRAIN_KEY, STUDY, SPEC)
 
 
 BAD: dict[str, tuple[Callable[[], Message], str]] = {
@@ -140,7 +141,7 @@ BAD: dict[str, tuple[Callable[[], Message], str]] = {
 def test_a_bad_reply_is_refused_with_its_code(case: str) -> None:
     bad, code = BAD[case]
     with pytest.raises(NotAdmitted) as caught:
-        admit(bad(), TRAIN, STUDY, SPEC)
+        admit(bad(), TRAIN, TRAIN_KEY, STUDY, SPEC)
     assert caught.value.code == code
     assert str(caught.value) == code
 
@@ -160,7 +161,7 @@ BAD_SCORES: dict[str, tuple[Callable[[], Message], str]] = {
 def test_a_bad_answer_to_an_evaluation_is_refused_with_its_code(case: str) -> None:
     bad, code = BAD_SCORES[case]
     with pytest.raises(NotAdmitted) as caught:
-        admit(bad(), EVALUATE, STUDY, SPEC)
+        admit(bad(), EVALUATE, EVALUATE_KEY, STUDY, SPEC)
     assert caught.value.code == code
 
 
@@ -168,7 +169,7 @@ def test_a_reply_to_the_same_round_with_another_model_is_refused() -> None:
     """Round and study agree; only the fingerprint of the request tells them apart."""
     other = TRAIN.model_copy(update={"arrays": model(7)})
     with pytest.raises(NotAdmitted, match="E-REPLY-REQUEST"):
-        admit(reply(request=fingerprint(other)), TRAIN, STUDY, SPEC)
+        admit(reply(request=fingerprint(other)), TRAIN, TRAIN_KEY, STUDY, SPEC)
 
 
 def test_what_is_admitted_stays_finite_in_sums_and_squares() -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from common.protocol import load_protocol
 from simulation.__main__ import app, resume_command
-from simulation.command import FIRST_RUN, LUNG_NODULES, Options, adapted
+from simulation.prepare import FIRST_RUN, LUNG_NODULES, Options, adapted
 
 
 def simulate(*arguments: str | Path) -> tuple[int, str]:
@@ -121,7 +121,7 @@ def test_the_way_to_go_on_is_a_command_line() -> None:
 def test_json_is_one_object_on_the_last_line(tmp_path: Path) -> None:
     protocol = tmp_path / "protocol.toml"
     text = FIRST_RUN.read_text().replace("rounds = 10", "rounds = 1")
-    for many, few in (("= 160", "= 9"), ("= 100", "= 8"), ("= 60", "= 7"), ("= 20", "= 6")):
+    for many, few in (("= 120", "= 9"), ("= 80", "= 8"), ("= 48", "= 7"), ("= 16", "= 6")):
         assert f"nominal-patients {many}\n" in text
         text = text.replace(f"nominal-patients {many}\n", f"nominal-patients {few}\n")
     protocol.write_text(text)
