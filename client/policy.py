@@ -8,9 +8,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
-from common.errors import PolicyError, RehearsalOnlyError, UnknownStudyError
+from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownStudyError
 from common.protocol import Name, PositiveFloat, StudyProtocol, first_problem
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -37,9 +45,9 @@ class SitePolicy(BaseModel):
     patient_id_pattern: str | None = None
     device: Device = "auto"
     approved_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
-    max_epsilon: PositiveFloat
-    rehearsal: bool = False
-    noise_seed: int | None = None
+    max_epsilon: Annotated[PositiveFloat, Field(strict=True)]
+    rehearsal: StrictBool = False
+    noise_seed: StrictInt | None = None
 
     @model_validator(mode="after")
     def _seed_in_rehearsal_only(self) -> "SitePolicy":
@@ -58,8 +66,14 @@ def load_policy(path: Path) -> SitePolicy:
         raise PolicyError(f"cannot read the site policy {path}: {error}") from error
 
 
-def permit(protocol: StudyProtocol, policy: SitePolicy) -> None:
-    """Return if `policy` permits `protocol`; otherwise the PolicyError that says what differs."""
+def permit(
+    protocol: StudyProtocol, policy: SitePolicy, server_round: int, *, training: bool
+) -> None:
+    """Return if `policy` permits to answer round `server_round` of `protocol`.
+
+    Otherwise the PolicyError that says what differs. A study trains in rounds 1..rounds and
+    evaluates the last model in one more.
+    """
     if protocol.digest not in policy.approved_studies:
         approved = ", ".join(digest[:12] for digest in policy.approved_studies) or "none"
         raise UnknownStudyError(
@@ -69,6 +83,12 @@ def permit(protocol: StudyProtocol, policy: SitePolicy) -> None:
     if policy.hospital not in protocol.hospital_names:
         raise UnknownStudyError(
             f"hospital '{policy.hospital}' is not on the roster of study '{protocol.study}'"
+        )
+    last = protocol.rounds if training else protocol.rounds + 1
+    if server_round > last:
+        raise RoundError(
+            f"study '{protocol.study}' asks for round {server_round} and has {last}; "
+            f"the coordinator runs on beyond what was approved"
         )
     if protocol.privacy.mechanism == "none" and not policy.rehearsal:
         raise RehearsalOnlyError(

@@ -40,27 +40,28 @@ class Vault:
         try:
             request = messages.decode(frame)
             if isinstance(request, messages.HelloRequest):
-                return messages.encode(messages.HelloReply(hospital=self.policy.hospital))
+                return egress.release(messages.HelloReply(hospital=self.policy.hospital), {})
             if isinstance(request, TrainRequest | EvaluateRequest):
                 with locked(self.policy.state / "vault.lock"):
                     return self._answer(request)
             raise MessageError(f"a {request.kind} is not a request")
         except IntramuralError as error:
             log.warning("refused: %s: %s", error.code, error)
-            return messages.encode(messages.Refusal.of(error))
+            return egress.release(messages.Refusal.of(error), {})
         except Exception:
             log.exception("unexpected error")
-            return messages.encode(messages.Refusal.of(InternalError()))
+            return egress.release(messages.Refusal.of(InternalError()), {})
 
     def _answer(self, request: TrainRequest | EvaluateRequest) -> bytes:
         protocol = parse_protocol(request.protocol)
-        permit(protocol, self.policy)
+        training = isinstance(request, TrainRequest)
+        permit(protocol, self.policy, request.round, training=training)
         arrays.check(request.arrays, model_spec(protocol))  # before any patient file is opened
         key = messages.fingerprint(request)
         with Ledger.open(self.policy.state) as ledger:
             if (sealed := ledger.sealed_reply(key)) is not None:
                 return sealed  # the same question never trains, and never spends, twice
-            spends = spends_of(protocol, training=isinstance(request, TrainRequest))
+            spends = spends_of(protocol, training=training)
             check_affordable(ledger, spends, protocol, self.policy.max_epsilon)
             ledger.reserve(key, protocol.digest, request.round, spends)
             reply = self._work(request, protocol, spends, key)

@@ -4,6 +4,7 @@ IntramuralError                 code             may be said over the wire
 ├── ProtocolError               E-PROTOCOL       the study protocol is not valid
 ├── PolicyError                 E-POLICY         the hospital's policy does not allow this request
 │   ├── UnknownStudyError       E-POLICY-STUDY   ... has not approved this study protocol
+│   ├── RoundError              E-POLICY-ROUNDS  ... the study has no such round
 │   ├── BudgetError             E-POLICY-BUDGET  ... the privacy budget does not cover it
 │   └── RehearsalOnlyError      E-POLICY-REHEARSAL  ... allows it in a rehearsal only
 ├── MessageError                E-MESSAGE        the message is malformed or too large
@@ -43,6 +44,11 @@ class PolicyError(IntramuralError):
 class UnknownStudyError(PolicyError):
     code = "E-POLICY-STUDY"
     public_text = "the hospital has not approved this study protocol"
+
+
+class RoundError(PolicyError):
+    code = "E-POLICY-ROUNDS"
+    public_text = "the study that the hospital approved has no such round"
 
 
 class BudgetError(PolicyError):

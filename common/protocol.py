@@ -203,10 +203,10 @@ class StudyProtocol(_Section):
                 f"but the roster has {len(names)} hospital(s)"
             )
         largest = max(hospital.nominal_patients for hospital in self.hospitals)
-        if self.privacy.mechanism != "none" and self.privacy.delta * largest >= 1:
+        if self.privacy.mechanism != "none" and self.privacy.delta * largest >= 0.1:
             raise ValueError(
                 f"privacy.delta is {self.privacy.delta:g} but must be well below "
-                f"1 / {largest} (the largest nominal cohort)"
+                f"1 / {largest} (the largest nominal cohort), at most a tenth of it"
             )
         return self
 

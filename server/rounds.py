@@ -118,7 +118,9 @@ def close_round(
                 continue  # a second reply to the same message: the first one counts
             hospital = asked.pop(answered)
             try:
-                answers.replies[hospital] = admit(opened(message), request, key, protocol.digest, spec)
+                answers.replies[hospital] = admit(
+                    opened(message), request, key, protocol.digest, spec
+                )
                 observer.answered(hospital, None)
             except NotAdmitted as reason:
                 answers.refused[hospital] = reason.code

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from client.policy import SitePolicy, load_policy, permit
-from common.errors import PolicyError, RehearsalOnlyError, UnknownStudyError
+from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownStudyError
 from common.protocol import StudyProtocol
 
 MakeStudy = Callable[..., StudyProtocol]
@@ -42,14 +42,14 @@ def toml(**changes: str) -> str:
 
 
 def test_an_approved_study_with_this_hospital_is_permitted(small_study: MakeStudy) -> None:
-    permit(small_study(), site(small_study()))
+    permit(small_study(), site(small_study()), 1, training=True)
 
 
 @pytest.mark.parametrize("approved", [[], ["0" * 64, "1" * 64]])
 def test_an_unapproved_study_is_refused(small_study: MakeStudy, approved: list[str]) -> None:
     study = small_study()
     with pytest.raises(UnknownStudyError) as refused:
-        permit(study, site(study, approved_studies=approved))
+        permit(study, site(study, approved_studies=approved), 1, training=True)
     found, expected = study.digest[:12], ", ".join(d[:12] for d in approved) or "none"
     assert f"'small' has digest {found}, approved: {expected}" in str(refused.value)
 
@@ -58,19 +58,19 @@ def test_a_study_that_changed_after_approval_is_refused(small_study: MakeStudy) 
     approved = small_study()
     privacy = approved.privacy.model_copy(update={"max_grad_norm": 1.0000001})
     with pytest.raises(UnknownStudyError, match="approved: "):
-        permit(approved.model_copy(update={"privacy": privacy}), site(approved))
+        permit(approved.model_copy(update={"privacy": privacy}), site(approved), 1, training=True)
 
 
 def test_a_hospital_that_is_not_on_the_roster_refuses(small_study: MakeStudy) -> None:
     with pytest.raises(UnknownStudyError, match="'south' is not on the roster of study 'small'"):
-        permit(small_study(), site(small_study(), hospital="south"))
+        permit(small_study(), site(small_study(), hospital="south"), 1, training=True)
 
 
 def test_no_privacy_is_permitted_in_a_rehearsal_only(small_study: MakeStudy) -> None:
     study = small_study(mechanism="none")
-    permit(study, site(study, rehearsal=True))
+    permit(study, site(study, rehearsal=True), 1, training=True)
     with pytest.raises(RehearsalOnlyError, match="rehearsal = true"):
-        permit(study, site(study))
+        permit(study, site(study), 1, training=True)
 
 
 def test_a_written_policy_is_read(tmp_path: Path) -> None:
@@ -133,3 +133,25 @@ def test_a_policy_cannot_be_changed(small_study: MakeStudy) -> None:
     policy = site(small_study())
     with pytest.raises(ValueError, match="frozen"):
         policy.max_epsilon = 100.0
+
+
+@pytest.mark.parametrize(("server_round", "training"), [(4, True), (5, False), (10**9, True)])
+def test_a_round_beyond_the_approved_study_is_refused(
+    small_study: MakeStudy, server_round: int, training: bool
+) -> None:
+    study = small_study()
+    assert study.rounds == 3
+    with pytest.raises(RoundError, match=f"asks for round {server_round}"):
+        permit(study, site(study), server_round, training=training)
+
+
+def test_the_last_round_of_each_kind_is_permitted(small_study: MakeStudy) -> None:
+    study = small_study()
+    permit(study, site(study), 3, training=True)
+    permit(study, site(study), 4, training=False)
+
+
+@pytest.mark.parametrize("changes", [{"rehearsal": '"yes"'}, {"rehearsal": "1"}])
+def test_only_true_is_a_yes(tmp_path: Path, changes: dict[str, str]) -> None:
+    with pytest.raises(PolicyError, match="rehearsal"):
+        load_policy(written(tmp_path, toml(**changes)))

@@ -324,6 +324,7 @@ OTHER_VALUES: dict[tuple[str | int, ...], Any] = {
     ("model", "name"): "resnet18",
     ("model", "initial-model"): "random",
     ("training", "flips-and-rotations"): False,
+    ("without-dp", "flips-and-rotations"): False,
     ("privacy", "mechanism"): "none",
     ("aggregation", "strategy"): "fedmedian",
     ("aggregation", "weights"): "cohort",
