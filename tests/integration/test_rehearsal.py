@@ -90,6 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert models[0] != models[2]
 
 
+@pytest.mark.slow
 def test_a_hospital_that_is_lost_on_the_way_is_missing_and_the_quorum_decides(
     tmp_path: Path, small_study: SmallStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +161,7 @@ def test_local_only_models_start_where_the_study_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours to mend
+@pytest.mark.filterwarnings("ignore")  # what Ray leaves open is not ours to close
 def test_both_backends_give_the_same_model_without_noise(
     tmp_path: Path, small_study: SmallStudy
 ) -> None:

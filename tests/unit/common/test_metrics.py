@@ -158,6 +158,7 @@ def test_no_interval_from_one_patient_or_from_no_usable_resample() -> None:
     assert set(found) == {None, (1.0, 1.0)}
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_auroc_and_one_over_images_does_not() -> None:
     """Nominal 95 %. A patient has one class and a random effect that its images share, so every
     pair is between patients and the population's AUROC is Phi(shift / sqrt(2 (1 + effect^2))).

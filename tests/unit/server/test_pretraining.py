@@ -37,6 +37,7 @@ def _small(model: torch.nn.Module, channels: int = 1, seed: int = 3) -> float:
     ).phantom_auroc
 
 
+@pytest.mark.slow
 def test_learns_something_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "_HELD_OUT_PATCHES", 400)
     result = pretrain(

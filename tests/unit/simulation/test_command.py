@@ -118,6 +118,7 @@ def test_the_way_to_go_on_is_a_command_line() -> None:
     )
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_the_last_line(tmp_path: Path) -> None:
     protocol = tmp_path / "protocol.toml"
     text = FIRST_RUN.read_text().replace("rounds = 10", "rounds = 1")

@@ -45,6 +45,7 @@ def test_the_golden_study_of_the_design() -> None:
     assert pld_epsilon(study) == pytest.approx(5.398, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sigma", "q", "steps", "pld"),  # the last computed with dp-accounting 0.6.0 alone
     [
@@ -108,6 +109,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "q", "steps"), GRID)
 def test_calibrated_noise_spends_the_budget_and_no_more(
     epsilon: float, q: float, steps: int
@@ -117,6 +119,7 @@ def test_calibrated_noise_spends_the_budget_and_no_more(
     assert 0.998 * epsilon <= cost <= epsilon
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epsilon", "q", "steps"), [(3.0, 0.1, 500), (3.0, 0.5, 40), (3.0, 1.0, 1)]
 )
