@@ -7,16 +7,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPTIONS ?=  # more for intramural-simulate, e.g. OPTIONS="--rounds 3"
 
-.PHONY: simulate test test-fast check bench format install clean
+.PHONY: simulate test test-fast test-crash check bench format install clean
 
 simulate: $(READY)  ## Rehearse the main job: four hospitals on embedded data, with differential privacy
 	$(BIN)/intramural-simulate --baselines $(OPTIONS)
 
-test: $(READY)  ## All tests
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## All tests but the long crash matrix
+	$(BIN)/python -m pytest -q -m "not crash"
 
 test-fast: $(READY)  ## The tests that take no more than a moment
-	$(BIN)/python -m pytest -q -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -m "not slow and not e2e and not crash"
+
+test-crash: $(READY)  ## Runs that are killed again and again
+	$(BIN)/python -m pytest -q -m crash
 
 check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .

@@ -138,9 +138,11 @@ def test_every_option_in_the_readme_exists(repository: Path) -> None:
 
 
 def test_make_test_is_the_whole_suite(repository: Path) -> None:
-    planned = run("make", "--dry-run", "test", "test-fast", "check", "bench", cwd=repository)
+    targets = ("test", "test-fast", "test-crash", "check", "bench")
+    planned = run("make", "--dry-run", *targets, cwd=repository)
     assert planned.returncode == 0, planned.stderr
-    assert "-m pytest -q\n" in planned.stdout
+    assert '-m pytest -q -m "not crash"\n' in planned.stdout
+    assert "-m pytest -q -m crash\n" in planned.stdout
     assert "make simulate" in shell_commands(repository)
     assert "make test" in shell_commands(repository)
 

@@ -1,0 +1,78 @@
+"""`make test-crash`: one run, killed again and again at random moments, until it gets through."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.ledger import Ledger
+from client.policy import load_policy
+from common.protocol import StudyProtocol
+
+SmallStudy = Callable[..., StudyProtocol]
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+
+KILLS = 6
+WITHIN_SECONDS = 12.0  # a process imports for some seconds, then trains: kills fall on both
+
+
+def simulate(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-m", "simulation", "--runs", str(folder.parent)]
+    return subprocess.Popen(
+        [*program, "--name", folder.name, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def new_or_resumed(protocol: Path, folder: Path) -> list[str]:
+    """What a person types: a run that never got as far as its protocol is started again."""
+    if (folder / "protocol.toml").exists():
+        return ["--resume"]
+    return ["--protocol", str(protocol), "--device", "cpu", "--noise-seed", "3"]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
+    tmp_path: Path, small_study: SmallStudy, attempt: int
+) -> None:
+    training = small_study().training.model_copy(update={"steps_per_round": 30})
+    study = small_study(north=40, east=20, west=12, quorum=3).model_copy(
+        update={"rounds": 6, "training": training}
+    )
+    protocol = tmp_path / "protocol.toml"
+    protocol.write_text(study.to_toml())
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert simulate(whole, *new_or_resumed(protocol, whole)).wait(240) == 0
+
+    seed = random.SystemRandom().randrange(10**6)
+    print("attempt", attempt, "seed of the moments of the kills:", seed)
+    moments = random.Random(seed)
+    ended_early = 0
+    for _ in range(KILLS):
+        process = simulate(killed, *new_or_resumed(protocol, killed))
+        until = time.monotonic() + moments.uniform(0.5, WITHIN_SECONDS)
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            ended_early += 1
+        process.wait()
+    assert ended_early > 0
+    assert simulate(killed, "--resume").wait(240) == 0
+
+    model = "model.safetensors"
+    assert (killed / model).read_bytes() == (whole / model).read_bytes()
+    for hospital in study.hospital_names:
+        policy = load_policy(killed / "hospitals" / hospital / "site.toml")
+        with Ledger.open(policy.state) as ledger:
+            spent = len(ledger.spends("training"))
+        # Never less than what left; at most one unsealed round more for each kill.
+        assert study.rounds <= spent <= study.rounds + ended_early
