@@ -31,6 +31,13 @@ def simulate(
         Path | None,
         typer.Option(help="Folder with one sub-folder a hospital; without it, phantoms are made."),
     ] = None,
+    patient_id_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="For class folders without manifest.csv: a regular expression for the whole file "
+            "name without its ending, with a group (?P<patient>...)."
+        ),
+    ] = None,
     hospitals: Annotated[
         int | None, typer.Option(min=1, help="Number of phantom hospitals.", show_default="roster")
     ] = None,
@@ -81,6 +88,7 @@ def simulate(
         options = Options(
             protocol=protocol,
             data=data,
+            patient_id_pattern=patient_id_pattern,
             hospitals=hospitals,
             rounds=rounds,
             no_dp=no_dp,

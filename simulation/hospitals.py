@@ -50,7 +50,9 @@ def many(protocol: StudyProtocol, count: int) -> StudyProtocol:
     return with_roster(protocol, cohorts)
 
 
-def from_folder(protocol: StudyProtocol, root: Path) -> tuple[StudyProtocol, dict[str, Path]]:
+def from_folder(
+    protocol: StudyProtocol, root: Path, patient_id_pattern: str | None = None
+) -> tuple[StudyProtocol, dict[str, Path]]:
     """The hospitals in `root`, and `protocol` with them as its roster.
 
     A protocol that names just these hospitals is kept as it is. Otherwise their numbers of training
@@ -59,7 +61,10 @@ def from_folder(protocol: StudyProtocol, root: Path) -> tuple[StudyProtocol, dic
     folders = hospital_folders(root)
     if set(folders) == set(protocol.hospital_names):
         return protocol, folders
-    cohorts = {name: count_patients(path, protocol.images)[0] for name, path in folders.items()}
+    cohorts = {
+        name: count_patients(path, protocol.images, patient_id_pattern)[0]
+        for name, path in folders.items()
+    }
     return with_roster(protocol, cohorts), folders
 
 
@@ -119,6 +124,7 @@ def settle(
     *,
     device: Device,
     noise_seed: int | None,
+    patient_id_pattern: str | None = None,
 ) -> dict[str, Path]:
     """Write each hospital's site policy and start its ledger; hospital -> its `site.toml`.
 
@@ -134,6 +140,7 @@ def settle(
             hospital=name,
             data=data[name].resolve(),
             state=state,
+            patient_id_pattern=patient_id_pattern,
             device=device,
             approved_studies=(protocol.digest,),
             # Twice the study's epsilon: a round that a crash interrupts is spent and asked again.

@@ -30,6 +30,7 @@ class Options:
 
     protocol: Path | None
     data: Path | None
+    patient_id_pattern: str | None
     hospitals: int | None
     rounds: int | None
     no_dp: bool
@@ -51,6 +52,8 @@ def prepare(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
         raise RunError(f"--backend is '{options.backend}' but must be 'local' or 'ray'")
     if options.ray_address is not None and options.backend != "ray":
         raise RunError("--ray-address needs --backend ray")
+    if options.patient_id_pattern is not None and options.data is None:
+        raise RunError("--patient-id-pattern needs --data with class folders")
     if options.hospitals is not None and options.data is not None:
         raise RunError("--hospitals makes phantom hospitals and cannot be used with --data")
     torch.set_num_threads(1)  # making phantoms, too, loses more than it gains by a second thread
@@ -70,7 +73,7 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
     hospitals = options.folder / "hospitals"
     calibrate_beside(protocol)
     if options.data is not None:
-        protocol, data = from_folder(protocol, options.data)
+        protocol, data = from_folder(protocol, options.data, options.patient_id_pattern)
     else:
         patients = sum(hospital.nominal_patients for hospital in protocol.hospitals)
         console.print(
@@ -78,7 +81,14 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
             highlight=False,
         )
         data = from_phantoms(protocol, hospitals, PHANTOM_SEED)
-    sites = settle(protocol, hospitals, data, device=options.device, noise_seed=options.noise_seed)
+    sites = settle(
+        protocol,
+        hospitals,
+        data,
+        device=options.device,
+        noise_seed=options.noise_seed,
+        patient_id_pattern=options.patient_id_pattern,
+    )
     write_atomic(kept, protocol.to_toml().encode())  # last: a run exists when it can be resumed
     return protocol, sites
 

@@ -113,6 +113,7 @@ class Rehearsal:
                 {hospital: policy.data},
                 device=policy.device,
                 noise_seed=policy.noise_seed,
+                patient_id_pattern=policy.patient_id_pattern,
             )
             start = in_order(load_file(self.folder / INITIAL_MODEL), self.protocol)
             alone = Rehearsal(protocol, folder, sites)

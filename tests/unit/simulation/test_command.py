@@ -60,6 +60,7 @@ def test_one_hospital_with_quorum_two_is_refused(tmp_path: Path) -> None:
         (["--backend", "spark"], "must be 'local' or 'ray'"),
         (["--ray-address", "auto"], "--ray-address needs --backend ray"),
         (["--data", "absent", "--hospitals", "3"], "cannot be used with --data"),
+        (["--patient-id-pattern", "(?P<patient>.*)"], "needs --data"),
         (["--resume", "--name", "never"], "no run to resume"),
         (["--resume", "--name", "never", "--no-dp"], "leave those options out"),
         (["--data", "absent"], "absent"),
@@ -91,6 +92,7 @@ def test_without_dp_the_study_takes_the_settings_chosen_without_it() -> None:
     options = Options(
         protocol=None,
         data=None,
+        patient_id_pattern=None,
         hospitals=7,
         rounds=4,
         no_dp=True,

@@ -1,5 +1,7 @@
 """Simulated hospitals: phantoms as image folders, rosters, policies and ledgers."""
 
+import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from PIL import Image
 from client.data import count_patients, open_cohort
 from client.ledger import Ledger
 from client.policy import load_policy
-from common.errors import RunError
+from common.errors import DataError, RunError
 from common.protocol import StudyProtocol
 from simulation.hospitals import from_folder, from_phantoms, many, settle, with_roster
 
@@ -84,3 +86,27 @@ def test_a_settled_hospital_keeps_its_ledger_and_refuses_other_options(
         assert ledger.sealed_reply("0" * 64) == b"kept"
     with pytest.raises(RunError, match="other options"):
         settle(protocol, tmp_path, data, device="cpu", noise_seed=2)
+
+
+def test_class_folders_are_read_where_the_pattern_finds_the_patient(
+    tmp_path: Path, small_study: SmallStudy
+) -> None:
+    protocol = small_study(north=9)
+    made = from_phantoms(protocol, tmp_path / "made", seed=1)["north"]
+    root = tmp_path / "data" / "north"
+    with (made / "manifest.csv").open() as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            (root / row["label"]).mkdir(parents=True, exist_ok=True)
+            name = f"{row['patient_id']}_{number}.png"
+            shutil.copy(made / row["image"], root / row["label"] / name)
+    with pytest.raises(DataError, match="pattern"):
+        from_folder(with_roster(protocol, {"other": 1}), root.parent)
+    pattern = r"(?P<patient>.+)_\d+"
+    adapted, data = from_folder(with_roster(protocol, {"other": 1}), root.parent, pattern)
+    assert [h.nominal_patients for h in adapted.hospitals] == [9]
+    (site,) = settle(
+        adapted, tmp_path, data, device="cpu", noise_seed=1, patient_id_pattern=pattern
+    ).values()
+    policy = load_policy(site)
+    cohort = open_cohort(policy.data, adapted.images, policy.patient_id_pattern)
+    assert len(cohort.training) == 9
