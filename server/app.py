@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -27,7 +28,8 @@ class Run:
     """One run of one study in one folder; `outcome` is set when its ServerApp has returned.
 
     `initial` takes the place of the protocol's initial model: a comparison starts where another run
-    did. `progress` hears the share done (0..1) of a long pre-training.
+    did. `progress` hears the share done (0..1) of a long pre-training. Setting `stop` ends the run
+    at the last closed round, from another thread.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Run:
         self.resume = resume
         self.initial = initial
         self.progress = progress
+        self.stop = Event()
         self.outcome: Outcome | None = None
 
     def app(self) -> ServerApp:
@@ -73,7 +76,9 @@ class Run:
             write_atomic(self.folder / INITIAL_MODEL, save(state.arrays))
             checkpoints.save(state)
         roster = find_hospitals(grid, self.protocol)
-        outcome = run_rounds(self.protocol, state, grid, roster, checkpoints, self.observer)
+        outcome = run_rounds(
+            self.protocol, state, grid, roster, checkpoints, self.observer, self.stop
+        )
         write_atomic(self.folder / FINAL_MODEL, save(outcome.state.arrays))
         return outcome
 

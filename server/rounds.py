@@ -9,7 +9,8 @@ behind its last closed round.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from threading import Event
+from typing import Literal, Protocol
 
 import numpy as np
 from flwr.app import Message
@@ -40,11 +41,11 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: "finished", or "quorum-missed" with the state of the last closed round."""
+    """How a run ended, with the state of the last closed round."""
 
-    stopped: str
+    stopped: Literal["finished", "quorum-missed", "interrupted"]
     state: State
-    last: RoundRecord | None  # evaluation of the final model, or the round that missed its quorum
+    last: RoundRecord  # evaluation of the final model, or the round that could not be closed
 
 
 @dataclass
@@ -60,14 +61,17 @@ def run_rounds(
     roster: Roster,
     checkpoints: Checkpoints,
     observer: Observer,
+    stop: Event,
 ) -> Outcome:
-    """Run the study from `state` to its end, or until a round misses its quorum."""
+    """Run the study from `state` to its end, until a round misses its quorum, or until `stop`."""
     aggregator = Aggregator(protocol)
     aggregator.restore(state.strategy)
     text = protocol.to_toml()
     while state.round < protocol.rounds:
         request = TrainRequest(protocol=text, round=state.round + 1, arrays=state.arrays)
-        answers, record = close_round(protocol, grid, roster, request, observer)
+        answers, record = close_round(protocol, grid, roster, request, observer, stop)
+        if stop.is_set():
+            return Outcome("interrupted", state, record)
         if len(answers.replies) < protocol.participation.quorum:
             return Outcome("quorum-missed", state, record)
         update = aggregator.aggregate(request.round, updates_in(answers))
@@ -80,7 +84,7 @@ def run_rounds(
         checkpoints.save(state)
         observer.round_closed(record)
     final = EvaluateRequest(protocol=text, round=protocol.rounds + 1, arrays=state.arrays)
-    _, record = close_round(protocol, grid, roster, final, observer)
+    _, record = close_round(protocol, grid, roster, final, observer, stop)
     observer.round_closed(record)
     return Outcome("finished", state, record)
 
@@ -98,8 +102,9 @@ def close_round(
     roster: Roster,
     request: TrainRequest | EvaluateRequest,
     observer: Observer,
+    stop: Event,
 ) -> tuple[Answers, RoundRecord]:
-    """Ask every hospital on the roster and return when all have answered or the deadline is over."""
+    """Ask every hospital on the roster; return when all have answered, at the deadline or at `stop`."""
     started = time.monotonic()
     observer.round_started(request.round, sorted(roster))
     kind = records.MESSAGE_TYPES[request.kind]
@@ -110,7 +115,8 @@ def close_round(
         asked |= dict.fromkeys(grid.push_messages([message]), hospital)
     answers = Answers({}, {})
     spec = update_spec(protocol)
-    while asked and time.monotonic() - started < protocol.participation.deadline_seconds:
+    deadline = started + protocol.participation.deadline_seconds
+    while asked and time.monotonic() < deadline and not stop.is_set():
         arrived = list(grid.pull_messages(list(asked)))
         for message in arrived:
             answered = message.metadata.reply_to_message_id

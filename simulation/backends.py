@@ -67,12 +67,15 @@ def run_ray(run: Run, sites: Sequence[Path], *, address: str | None) -> None:
     else:
         init |= {"address": address}
     gpus = 1.0 / len(sites) if torch.cuda.is_available() else 0.0
-    run_simulation(
-        server_app=run.app(),
-        client_app=make_app(InProcess(sites, threads=1)),
-        num_supernodes=len(sites),
-        backend_config={
-            "init_args": init,
-            "client_resources": {"num_cpus": 1, "num_gpus": gpus},
-        },
-    )
+    try:
+        run_simulation(
+            server_app=run.app(),
+            client_app=make_app(InProcess(sites, threads=1)),
+            num_supernodes=len(sites),
+            backend_config={
+                "init_args": init,
+                "client_resources": {"num_cpus": 1, "num_gpus": gpus},
+            },
+        )
+    finally:
+        run.stop.set()  # Flower runs the ServerApp in a thread, which hears of no Ctrl-C

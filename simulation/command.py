@@ -33,7 +33,7 @@ def carry_out(
     facts = gather(rehearsal, outcome, local_only)
     summary = write_files(rehearsal, facts)
     print_summary(console, rehearsal.folder, facts)
-    if outcome.stopped != "finished" and outcome.last is not None:
+    if outcome.stopped == "quorum-missed":
         console.print(
             f"[red]stopped: round {outcome.last.round} had {len(outcome.last.answered)} of "
             f"{rehearsal.protocol.participation.quorum} required replies[/red] "

@@ -115,7 +115,7 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
                 missing=tuple(record.missing),
                 pooled_auroc=auroc(scores),
                 pooled_interval=auroc_interval(scores, resamples=300),
-                released_auroc=auroc_of_histogram(judged.histogram) if judged else None,
+                released_auroc=auroc_of_histogram(judged.histogram),
             )
         )
     return facts

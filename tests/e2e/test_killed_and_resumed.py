@@ -115,9 +115,12 @@ def test_a_killed_run_continues_in_its_round_and_ends_bitwise_the_same(
         assert 5 <= len(spent) <= 6
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, study: Path) -> None:
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(
+    tmp_path: Path, study: Path, backend: str
+) -> None:
     process = subprocess.Popen(
-        start(study, tmp_path, "stopped"),
+        start(study, tmp_path, "stopped", "--backend", backend),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

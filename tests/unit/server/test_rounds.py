@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,7 @@ def run(
     state: State | None = None,
     watcher: Watcher | None = None,
     repeat: int = 1,
+    stop: Event | None = None,
 ) -> Outcome:
     return run_rounds(
         protocol,
@@ -217,6 +219,7 @@ def run(
         {name: NODES[name] for name in hospitals},
         Checkpoints(folder, protocol),
         watcher or Watcher(),
+        stop or Event(),
     )
 
 
@@ -273,7 +276,8 @@ def test_every_hospital_is_asked_once_a_round_and_once_at_the_end(
 ) -> None:
     protocol = make_study(rounds=2)
     grid = FakeGrid(all_honest(protocol))
-    run_rounds(protocol, start(protocol), grid, NODES, Checkpoints(tmp_path, protocol), Watcher())
+    checkpoints = Checkpoints(tmp_path, protocol)
+    run_rounds(protocol, start(protocol), grid, NODES, checkpoints, Watcher(), Event())
     kinds = {1: "train", 2: "train", 3: "evaluate"}
     expected = [(r, node, kind) for r, kind in kinds.items() for node in NODES.values()]
     assert sorted(grid.asked) == sorted(expected)
@@ -337,6 +341,27 @@ def test_a_missed_quorum_stops_the_run_with_the_last_closed_round(
     assert loaded is not None
     assert bits(loaded.arrays) == bits(outcome.state.arrays)
     assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_stopped_run_keeps_its_last_closed_round_and_does_not_wait_for_the_deadline(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=3, participation={"deadline-seconds": 600.0})
+    stop = Event()
+
+    def stops_in_round_two(request: Request) -> Answer:
+        if isinstance(request, TrainRequest) and request.round == 2:
+            stop.set()
+            return silent(request)
+        return honest(protocol, NAMES[0])(request)
+
+    hospitals = all_honest(protocol) | {NAMES[0]: stops_in_round_two}
+    outcome = run(protocol, hospitals, tmp_path, stop=stop)
+    assert outcome.stopped == "interrupted"
+    assert outcome.state.round == 1
+    kept = Checkpoints(tmp_path, protocol).load()
+    assert kept is not None
+    assert bits(kept.arrays) == bits(outcome.state.arrays)
 
 
 def test_a_quorum_that_is_just_met_is_enough(make_study: MakeStudy, tmp_path: Path) -> None:
@@ -577,6 +602,7 @@ def test_a_reply_after_the_deadline_is_not_used_in_the_next_round(
         NODES,
         Checkpoints(tmp_path, protocol),
         Watcher(),
+        Event(),
     ).state
     assert [record.missing for record in state.records] == [["north"], []]
     assert state.records[1].answered == list(NAMES)
