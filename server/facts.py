@@ -59,6 +59,9 @@ class HospitalFacts:
     noise_multiplier: float | None = None
 
 
+FEW_TRAINING, FEW_VALIDATION = 20, 10  # patients; below, plain words are due
+
+
 @dataclass(frozen=True)
 class PooledFacts:
     """The final model on the validation patients of all hospitals together, exact.
@@ -99,3 +102,21 @@ class ReportFacts:
     def private(self) -> bool:
         """Whether the protocol asked for differential privacy."""
         return self.protocol.privacy.mechanism != "none"
+
+    def small_cohorts(self) -> list[str]:
+        """A plain sentence for each hospital with too few patients to teach or to be judged."""
+        said = []
+        for hospital in self.hospitals:
+            if self.private and hospital.nominal_patients < FEW_TRAINING:
+                said.append(
+                    f"{hospital.name} has {hospital.nominal_patients} training patients: under this "
+                    f"privacy its update is mostly noise, so it takes from the others and gives "
+                    f"next to nothing."
+                )
+            seen = hospital.validation_patients
+            if seen is not None and seen < FEW_VALIDATION:
+                said.append(
+                    f"{hospital.name} has {seen} validation patient{'' if seen == 1 else 's'}: its "
+                    f"own AUROC says little; look at the pooled one."
+                )
+        return said

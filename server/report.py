@@ -191,7 +191,7 @@ def _hospitals(facts: ReportFacts) -> str:
     if facts.private:
         notes.append("ε at δ: training patients, rounded up.")
     caption = f'<p class="caption">{" ".join(notes)}</p>'
-    return table(head, rows, "numbers") + caption + _who_gains(facts)
+    return table(head, rows, "numbers") + caption + _who_gains(facts) + _small_cohorts(facts)
 
 
 def _has_baseline(hospital: HospitalFacts) -> bool:
@@ -250,6 +250,11 @@ def _who_gains(facts: ReportFacts) -> str:
         f"(best {max(alone.values()):.3f}, worst {min(alone.values()):.3f})."
     )
     return f"<p>{' '.join(sentences)}</p>"
+
+
+def _small_cohorts(facts: ReportFacts) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in facts.small_cohorts())
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _participation(facts: ReportFacts) -> str:

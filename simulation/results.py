@@ -200,6 +200,8 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for sentence in facts.small_cohorts():
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
     console.print(
         f"results: {folder}/report.html, model.safetensors, summary.json", highlight=False

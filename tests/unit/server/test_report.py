@@ -308,3 +308,16 @@ def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
     assert "pooled/auroc" not in events.Tags()["scalars"]
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     assert b"brain.Event:2" in path.read_bytes()[12 : 12 + length]
+
+
+def test_a_hospital_with_few_patients_is_told_what_it_gets(tmp_path: Path) -> None:
+    few = HospitalFacts(name="west", nominal_patients=3, validation_patients=1)
+    enough = HospitalFacts(name="north", nominal_patients=423, validation_patients=107)
+    some = replace(rehearsal(), hospitals=(few, enough))
+    said = some.small_cohorts()
+    assert len(said) == 2
+    assert "3 training patients" in said[0]
+    assert "1 validation patient:" in said[1]
+    assert not any("north" in sentence for sentence in said)
+    text = text_of(html_of(some, tmp_path))
+    assert all(sentence in text for sentence in said)
