@@ -24,6 +24,8 @@ from simulation.live import Silent
 from simulation.rehearsal import Rehearsal
 from simulation.results import as_json, gather, write_files
 
+pytestmark = pytest.mark.slow
+
 SmallStudy = Callable[..., StudyProtocol]
 
 

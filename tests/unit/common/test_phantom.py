@@ -19,6 +19,8 @@ from common.phantom import (
     to_grey8,
 )
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "luna16-train"
 
 

@@ -22,6 +22,8 @@ from common.protocol import StudyProtocol
 from server import initial
 from server.initial import initial_arrays
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 MakeStudy = Callable[..., StudyProtocol]

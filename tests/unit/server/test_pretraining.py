@@ -16,6 +16,8 @@ from common.models import CompactCNN, build_model
 from server import pretraining
 from server.pretraining import SHIPPED_NAME, make_shipped, pretrain, shipped_initial
 
+pytestmark = pytest.mark.slow
+
 PRETRAINED = Path(__file__).resolve().parents[3] / "common" / "pretrained"
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "luna16-train"
 
