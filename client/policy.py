@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownStudyError
-from common.protocol import Name, PositiveFloat, StudyProtocol, first_problem
+from common.protocol import Name, PositiveFloat, StudyProtocol, first_problem, kebab
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -35,7 +35,7 @@ class SitePolicy(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
+        alias_generator=kebab,
         populate_by_name=True,
     )
 

@@ -29,7 +29,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-def _kebab(name: str) -> str:
+def kebab(name: str) -> str:
+    """The name of a field as it is written in a TOML file."""
     return name.replace("_", "-")
 
 
@@ -37,7 +38,7 @@ class _Section(BaseModel):
     """A table of the protocol: immutable, strict types, no unknown keys, kebab-case names."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=_kebab, populate_by_name=True
+        frozen=True, extra="forbid", strict=True, alias_generator=kebab, populate_by_name=True
     )
 
 
@@ -134,9 +135,9 @@ class Aggregation(_Section):
             if name in ("strategy", "weights") or getattr(self, name) is None:
                 continue
             if name not in allowed:
-                known = ", ".join(_kebab(n) for n in allowed) or "none"
+                known = ", ".join(kebab(n) for n in allowed) or "none"
                 raise ValueError(
-                    f"aggregation.{_kebab(name)} is not a setting of '{self.strategy}' "
+                    f"aggregation.{kebab(name)} is not a setting of '{self.strategy}' "
                     f"(its settings: {known})"
                 )
         return self

@@ -5,7 +5,6 @@ seen what lungs, vessels and nodules look like needs them only to adjust. The we
 here ship with the package (``common/pretrained``) beside a description of how they were made.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.files import sha256
 from common.models import build_model
 from common.phantom import phantom_patches, to_grey8
 
@@ -157,7 +157,7 @@ def make_shipped(folder: Path, progress: Progress | None = None) -> dict[str, An
     data = save(arrays)
     description = {
         **settings,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256(data),
         "phantom_auroc": round(result.phantom_auroc, 4),
         "command": _COMMAND,
         "date": datetime.now(UTC).date().isoformat(),
@@ -193,7 +193,7 @@ def shipped_initial(
     if any(description[key] != value for key, value in asked.items()):
         return None
     data = (source / f"{SHIPPED_NAME}.safetensors").read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256(data)
     if found != description["sha256"]:
         raise ValueError(
             f"the shipped weights {SHIPPED_NAME}.safetensors were changed: expected the SHA-256 "
