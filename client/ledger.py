@@ -1,38 +1,36 @@
 """The privacy ledger: every spend of this hospital's patients, durable before it happens.
 
 Two accounts, since validation patients are never trained on: "training" and "validation". A spend
-is RESERVED (fsync) before the first gradient and the reply SEALED before it leaves; a crash in
-between counts as spent in full. Epsilon is always recomputed from these events and never stored.
-A re-asked request is answered with the sealed bytes, so the same question never spends twice.
+is RESERVED (fsync) before the first gradient and the reply SEALED before it leaves. A crash in
+between counts as spent in full; when the identical request is asked again it goes on under the same
+reservation, because nothing had left. Epsilon is always recomputed from these entries and never
+stored. A re-asked request is answered with the sealed bytes, so the same question never spends twice.
 
-Knows no torch, no network and no accountant: a security officer can read it alone.
+    created   once in a hospital's life
+    reserved  request, study, round, spends by account, terms       ── before the first gradient
+    sealed    request, study, hash of the reservation, reply digest ── before the reply leaves
+
+`client/ledger_file.py` keeps the entries, chained and anchored. Knows no torch, no network and no
+accountant: a security officer can read it alone.
 """
 
-import sqlite3
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from client import ledger_file
+from client.ledger_file import Entry, LedgerFile
 from common.errors import LedgerError
 from common.files import sha256
 
-FILE = "ledger.sqlite"
+FILE = ledger_file.DATABASE
+FORMAT = 1
 
 Account = Literal["training", "validation"]
-
-_SCHEMA = """
-CREATE TABLE reserved (
-    request TEXT NOT NULL, study TEXT NOT NULL, round INTEGER NOT NULL, account TEXT NOT NULL,
-    noise_multiplier REAL NOT NULL, sampling_rate REAL NOT NULL, steps INTEGER NOT NULL,
-    time TEXT NOT NULL
-) STRICT;
-CREATE TABLE sealed (
-    request TEXT PRIMARY KEY, reply_digest TEXT NOT NULL, reply BLOB, time TEXT NOT NULL
-) STRICT;
-"""
+Terms = Mapping[str, str | int | float | bool]
 
 
 @dataclass(frozen=True)
@@ -44,61 +42,146 @@ class Spend:
     steps: int
 
 
-class Ledger:
-    """One hospital's ledger, open. Make one with `create` (once in a hospital's life) or `open`."""
+@dataclass(frozen=True)
+class Reservation:
+    """What answering one request costs, and on which terms.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    `terms` are the public constants of the release (see `client/terms.py`). `head` is the hash of
+    the entry, which fixes this reservation and everything before it: the reply carries it.
+    """
+
+    request: str
+    study: str
+    round: int
+    spends: dict[Account, Spend]
+    terms: Terms
+    head: str
+    time: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> "Reservation":
+        body = entry.body
+        return cls(
+            request=body["request"],
+            study=body["study"],
+            round=body["round"],
+            spends={account: Spend(**spend) for account, spend in body["spends"].items()},
+            terms=body["terms"],
+            head=entry.hash,
+            time=entry.time,
+        )
+
+
+class Ledger:
+    """One hospital's ledger, open. Make one with `create` (once in a hospital's life), use it with
+    `open` (one process at a time) or look at it with `read`."""
+
+    def __init__(self, file: LedgerFile) -> None:
+        self._file = file
 
     @classmethod
     def create(cls, folder: Path) -> None:
-        """Start an empty ledger in `folder`; LedgerError when there is one already."""
-        path = folder / FILE
-        if path.exists():
-            raise LedgerError(f"{path} exists; a ledger is created once and never replaced")
-        path.touch(mode=0o600)
-        with _connect(path) as connection:
-            connection.executescript(_SCHEMA)
+        """Start an empty ledger in `folder`; LedgerError when there is, or was, one already."""
+        # The random name makes a ledger that was started anew another one than the first.
+        ledger_file.create(folder, "created", {"format": FORMAT, "name": secrets.token_hex(16)})
 
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator["Ledger"]:
-        """The ledger in `folder`; LedgerError when it is missing or damaged: no ledger, no training."""
-        path = folder / FILE
-        if not path.is_file():
-            raise LedgerError(
-                f"expected the privacy ledger at {path} and found none; restore it, since without "
-                f"it nobody knows what these patients have already spent"
-            )
-        with _connect(path) as connection:
-            yield cls(connection)
+        """The ledger in `folder`, locked; LedgerError when it is not whole: no ledger, no training."""
+        with ledger_file.open_for_writing(folder) as file:
+            yield cls(file)
+
+    @classmethod
+    @contextmanager
+    def read(cls, folder: Path) -> Iterator["Ledger"]:
+        """The same for eyes only: works while another process writes, and changes nothing."""
+        with ledger_file.open_for_reading(folder) as file:
+            yield cls(file)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(self._file.entries)
+
+    @property
+    def head(self) -> str:
+        """Hash of the last entry: it fixes the whole ledger."""
+        return self._file.entries[-1].hash
+
+    def reservations(self, study: str | None = None) -> list[Reservation]:
+        """All reservations, of one study (digest) or of all, oldest first."""
+        all_of_them = map(Reservation.of, self._of_kind("reserved"))
+        return [r for r in all_of_them if study in (None, r.study)]
+
+    def spends(self, account: Account, study: str | None = None) -> list[Spend]:
+        """All spends of `account`, sealed or not, over all restarts, oldest first.
+
+        Of one study (digest), or of all studies: what these patients have spent in their life.
+        """
+        return [r.spends[account] for r in self.reservations(study) if account in r.spends]
+
+    def pending(self, request: str) -> Reservation | None:
+        """The last reservation for exactly this request that was never sealed, or None.
+
+        A crash left it. Nothing of it left the hospital, so there is still one release to make and
+        one spend that pays for it: the caller goes on with the spends that it finds here.
+        """
+        if self._sealed(request) is not None:
+            return None
+        own = [r for r in self.reservations() if r.request == request]
+        return own[-1] if own else None
 
     def reserve(
-        self, request: str, study: str, server_round: int, spends: Mapping[Account, Spend]
-    ) -> None:
-        """Record what answering `request` will cost, durably, before any patient is looked at."""
-        now = datetime.now(UTC).isoformat()
-        with self._connection:
-            self._connection.executemany(
-                "INSERT INTO reserved VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (request, study, server_round, account, *astuple(spend), now)
-                    for account, spend in spends.items()
-                ],
+        self,
+        request: str,
+        study: str,
+        server_round: int,
+        spends: Mapping[Account, Spend],
+        terms: Terms,
+    ) -> Reservation:
+        """Record what answering `request` will cost, durably, before any patient is looked at.
+
+        LedgerError when the study splits patients at another validation fraction than the first
+        reservation did: patients would move from one account to the other, and pay on neither.
+        """
+        key = "validation-fraction"
+        first = next(iter(self._of_kind("reserved")), None)
+        if first is not None and first.body["terms"][key] != terms[key]:
+            raise LedgerError(
+                f"expected the validation fraction {first.body['terms'][key]:g}, with which this "
+                f"ledger began, and found {terms[key]:g}; patients may not move between training "
+                f"and validation, so this study cannot run on this cohort"
             )
+        body = {
+            "request": request,
+            "study": study,
+            "round": server_round,
+            "spends": {account: asdict(spend) for account, spend in spends.items()},
+            "terms": dict(terms),
+        }
+        return Reservation.of(self._file.append("reserved", body))
 
     def seal(self, request: str, reply: bytes) -> None:
         """Keep `reply` as the only answer to `request`, durably, before it leaves.
 
-        Of earlier replies only the digest stays: a coordinator that has moved on to the next round
-        does not ask for them again.
+        Only a study's last reply is kept whole, of earlier ones the digest: a coordinator closes a
+        round durably before it asks for the next, so it can only ever ask again for the last, and
+        an update of ResNet18 has 45 MB. LedgerError when nothing is reserved for `request`, or when
+        it is sealed already.
         """
-        now = datetime.now(UTC).isoformat()
-        with self._connection:
-            self._connection.execute("UPDATE sealed SET reply = NULL")
-            self._connection.execute(
-                "INSERT INTO sealed VALUES (?, ?, ?, ?)", (request, sha256(reply), reply, now)
+        reservation = self.pending(request)
+        if reservation is None:
+            raise LedgerError(
+                f"expected a reservation to seal for request {request[:12]} and found none that is "
+                f"open; reserve before answering, and seal once"
             )
+        body = {
+            "request": request,
+            "study": reservation.study,
+            "reserved": reservation.head,
+            "reply": sha256(reply),
+        }
+        self._file.append("sealed", body, keep=(reservation.study, request, reply))
 
     def sealed_reply(self, request: str) -> bytes | None:
         """The sealed answer to `request`, None when it was never answered.
@@ -106,33 +189,46 @@ class Ledger:
         LedgerError when it was answered so long ago that only the digest is left, or when the bytes
         no longer match their digest.
         """
-        row = self._connection.execute(
-            "SELECT reply, reply_digest FROM sealed WHERE request = ?", (request,)
-        ).fetchone()
-        if row is None:
+        sealed = self._sealed(request)
+        if sealed is None:
             return None
-        reply, digest = row
-        if reply is None or sha256(reply) != digest:
-            raise LedgerError(f"the sealed reply to request {request[:12]} is no longer kept whole")
-        return bytes(reply)
+        reply = self._file.reply(request)
+        if reply is None:
+            raise LedgerError(
+                f"expected the last request of its study to be asked again and found an earlier "
+                f"one ({request[:12]}), of which only the digest is kept; ask for the current round"
+            )
+        if sha256(reply) != sealed.body["reply"]:
+            raise LedgerError(
+                f"expected the kept reply to request {request[:12]} to have the digest in entry "
+                f"{sealed.number} and found another: somebody changed it; put back the ledger as "
+                f"it last was"
+            )
+        return reply
 
-    def spends(self, account: Account) -> list[Spend]:
-        """All spends of `account`, over all rounds, restarts and studies, oldest first."""
-        rows = self._connection.execute(
-            "SELECT noise_multiplier, sampling_rate, steps FROM reserved WHERE account = ? "
-            "ORDER BY rowid",
-            (account,),
-        )
-        return [Spend(*row) for row in rows]
+    def previous_head(self, study: str) -> str | None:
+        """The head that the last sealed reply to `study` (digest) carried; None before the first.
 
+        A reply carries two hashes: `head` of its own reservation, and this. So the replies of one
+        ledger to one study form a chain, h1 <- h2 <- h3, of which each head is followed once. A
+        ledger that was put back to an earlier state follows a head a second time (h1 <- h3', after
+        h1 <- h2 was seen), and one that was started anew follows none. Whoever holds the replies
+        compares each reply's previous head with those already followed and with the last one seen.
+        One that was never seen means only that a reply came too late to be received.
+        """
+        heads = [e.body["reserved"] for e in self._of_kind("sealed") if e.body["study"] == study]
+        return heads[-1] if heads else None
 
-@contextmanager
-def _connect(path: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            # FULL: a commit returns after fsync, so what is reserved survives a power cut.
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            yield connection
-    except sqlite3.Error as error:
-        raise LedgerError(f"the privacy ledger {path} cannot be used: {error}") from error
+    def check_replies(self) -> int:
+        """Compare each kept reply with its digest; how many there are, LedgerError at a difference."""
+        last = {entry.body["study"]: entry.body["request"] for entry in self._of_kind("sealed")}
+        for request in last.values():
+            self.sealed_reply(request)
+        return len(last)
+
+    def _of_kind(self, kind: str) -> Iterator[Entry]:
+        return (entry for entry in self._file.entries if entry.kind == kind)
+
+    def _sealed(self, request: str) -> Entry | None:
+        found = (e for e in self._of_kind("sealed") if e.body["request"] == request)
+        return next(found, None)

@@ -10,6 +10,8 @@ IntramuralError                 code             may be said over the wire
 ├── MessageError                E-MESSAGE        the message is malformed or too large
 ├── ModelError                  E-MODEL          the model does not fit the study protocol
 ├── DataError                   E-DATA           the hospital's data cannot be used
+├── ResourceError               E-RESOURCE       the hospital's machine is too small for this study
+├── AccountingError             E-ACCOUNTING     epsilon cannot be computed, or not with certainty
 ├── LedgerError                 E-LEDGER         the privacy ledger cannot be used
 ├── EgressError                 E-EGRESS         the reply was held back at the hospital
 ├── CheckpointError             E-CHECKPOINT     the checkpoint cannot be used
@@ -74,6 +76,16 @@ class ModelError(IntramuralError):
 class DataError(IntramuralError):
     code = "E-DATA"
     public_text = "the hospital's data cannot be used"
+
+
+class ResourceError(IntramuralError):
+    code = "E-RESOURCE"
+    public_text = "the hospital's machine is too small for this study"
+
+
+class AccountingError(IntramuralError):
+    code = "E-ACCOUNTING"
+    public_text = "the hospital's privacy accountants have no answer that they agree on"
 
 
 class LedgerError(IntramuralError):
