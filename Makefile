@@ -28,8 +28,9 @@ check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
 	$(BIN)/lint-imports --no-logo
 	$(MAKE) test
 
-bench: $(READY)  ## Overhead of a round and time to the first local step
+bench: $(READY)  ## Overhead of a round, time to the first local step, speed and memory of the engines
 	$(BIN)/python tests/benchmarks/rounds.py
+	$(BIN)/python tests/benchmarks/engine.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only .

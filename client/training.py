@@ -2,51 +2,92 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from client.data import Patients
 from client.ledger import Spend
-from client.privacy.engine import HooksClipper, NoisyStep, PatientClipper, PlainSum
+from client.policy import Engine, Precision, SitePolicy
+from client.privacy.book_keeping import BookKeepingClipper
+from client.privacy.chunks import Chunks
+from client.privacy.engine import (
+    HooksClipper,
+    NoisyStep,
+    PatientClipper,
+    PatientShape,
+    PlainSum,
+)
+from client.privacy.precision import usable_precision
 from client.privacy.randomness import RandomStream
 from client.privacy.sampling import flip_and_rotate, poisson_draw
 from common.arrays import Arrays
 from common.metrics import Scores
-from common.model_spec import trainable_names
-from common.models import build_model
-from common.protocol import StudyProtocol
+from common.model_spec import model_of, trainable_names
+from common.protocol import Evaluation, StudyProtocol
+from common.symmetry import SYMMETRIES, turned
 
+CPU = torch.device("cpu")
 EVALUATION_BATCH = 512
+SYNTHETIC_PATIENTS = 8  # on which a lower precision is tried
 
 
-def choose_device(asked: str) -> torch.device:
-    """The device for `asked`: "auto" takes a GPU when there is one."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(asked)
+@dataclass(frozen=True)
+class Execution:
+    """How this hospital computes, from its site policy: no result and no promise depends on it.
+
+    `max_views_per_chunk` None leaves the size of a chunk to free memory; `precision` other than
+    "float32" is used on a GPU, with the book-keeping engine, where it passes `precision.TOLERANCE`.
+    """
+
+    device: torch.device = CPU
+    engine: Engine = "book-keeping"
+    max_views_per_chunk: int | None = None
+    precision: Precision = "float32"
+
+    @classmethod
+    def of(cls, policy: SitePolicy) -> "Execution":
+        """As `policy` says; its device "auto" takes a GPU when there is one."""
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(
+            device=torch.device(auto if policy.device == "auto" else policy.device),
+            engine=policy.engine,
+            max_views_per_chunk=policy.max_views_per_chunk,
+            precision=policy.precision,
+        )
+
+
+HERE = Execution()
+"""On the processor, with the site policy's defaults."""
 
 
 def load_model(protocol: StudyProtocol, arrays: Arrays, device: torch.device) -> nn.Module:
     """The protocol's model with the values of `arrays`, which the caller has checked."""
-    model = build_model(protocol.model.name, protocol.images.channels, len(protocol.images.classes))
+    model = model_of(protocol)
     model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
     return model.to(device)
 
 
-def evaluate(model: nn.Module, patients: Patients, device: torch.device) -> Scores:
+def evaluate(
+    model: nn.Module, patients: Patients, evaluation: Evaluation, device: torch.device
+) -> Scores:
     """The model's probability of the positive class for every image of `patients`.
 
-    A score that is not finite becomes 0.5: one broken image must not decide what is released.
+    The mean over the eight flips and rotations where `evaluation` asks for it: a nodule has no up,
+    and their errors partly cancel. A score that is not finite becomes 0.5: one broken image must
+    not decide what is released.
     """
+    turns = range(SYMMETRIES if evaluation.flips_and_rotations else 1)
     model.eval()
     scores = [np.empty(0, dtype=np.float64)]
     with torch.no_grad():
         for first in range(0, len(patients.labels), EVALUATION_BATCH):
             indices = np.arange(first, min(first + EVALUATION_BATCH, len(patients.labels)))
-            logits = model(patients.views(indices).to(device))
-            scores.append(torch.softmax(logits, dim=1)[:, -1].cpu().double().numpy())
+            images = patients.views(indices).to(device)
+            each = [torch.softmax(model(turned(images, k)), dim=1)[:, -1] for k in turns]
+            scores.append(torch.stack(each).mean(0).cpu().double().numpy())
     score = np.nan_to_num(np.concatenate(scores), nan=0.5)
     return Scores(score=score, label=patients.labels, patient=patients.patient_of_image)
 
@@ -58,7 +99,7 @@ def train(
     nominal_patients: int,
     spend: Spend,
     stream: RandomStream,
-    device: torch.device,
+    execution: Execution = HERE,
 ) -> None:
     """`spend.steps` steps of DP-SGD (or plain SGD) on `model`, in place.
 
@@ -67,7 +108,8 @@ def train(
     """
     training = protocol.training
     model.train()
-    clipper = make_clipper(model, protocol)
+    clipper = make_clipper(model, protocol, execution)
+    chunks = Chunks(clipper, shape_of(protocol), execution.device, execution.max_views_per_chunk)
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = NoisyStep(
         torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.momentum),
@@ -82,27 +124,49 @@ def train(
         draw = poisson_draw(patients, training.sampling_rate, training.views_per_patient, stream)
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        for first in range(0, len(draw.images), clipper.patients_per_chunk):
-            rows = slice(first, first + clipper.patients_per_chunk)
+        size = chunks.patients
+        for first in range(0, len(draw.images), size):
+            rows = slice(first, first + size)
             images = draw.images[rows].ravel()
             inputs = patients.views(images)
             if training.flips_and_rotations:
                 inputs = flip_and_rotate(inputs, stream)
-            clipper.add_clipped_sum(
-                inputs.to(device),
-                torch.from_numpy(patients.labels[images]).to(device),
-                torch.from_numpy(draw.weights[rows]).to(device),
-            )
+            labels = torch.from_numpy(patients.labels[images])
+            chunks.add(inputs, labels, torch.from_numpy(draw.weights[rows]))
         step.step()
         step.zero_grad()
 
 
-def make_clipper(model: nn.Module, protocol: StudyProtocol) -> PatientClipper:
-    """The engine for `protocol`: per-patient clipping, or the plain sum without privacy."""
-    views = protocol.training.views_per_patient
+def shape_of(protocol: StudyProtocol) -> PatientShape:
+    """What a patient looks like to the protocol's model."""
+    images = protocol.images
+    return PatientShape(protocol.training.views_per_patient, images.channels, images.size)
+
+
+def make_clipper(
+    model: nn.Module,
+    protocol: StudyProtocol,
+    execution: Execution = HERE,
+) -> PatientClipper:
+    """The engine that `execution` names for `protocol`, or the plain sum without privacy.
+
+    A lower precision is tried first, on synthetic patients; ModelError if book-keeping has no exact
+    rule for a trainable layer.
+    """
+    norm, shape = protocol.privacy.max_grad_norm, shape_of(protocol)
     if protocol.privacy.mechanism == "none":
-        return PlainSum(model, views)
-    return HooksClipper(model, protocol.privacy.max_grad_norm, views)
+        return PlainSum(model, shape.views)
+    if execution.engine == "opacus":
+        return HooksClipper(model, norm, shape.views)
+
+    def clipped_sum(precision: Precision) -> list[Tensor]:
+        trial = copy.deepcopy(model)
+        clipper = BookKeepingClipper(trial, norm, shape, precision)
+        clipper.add_clipped_sum(*shape.synthetic(SYNTHETIC_PATIENTS, execution.device))
+        return [p.grad for p in trial.parameters() if p.grad is not None]
+
+    precision = usable_precision(execution.precision, execution.device, clipped_sum)
+    return BookKeepingClipper(model, norm, shape, precision)
 
 
 def proximal_term(

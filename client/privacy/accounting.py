@@ -1,206 +1,180 @@
-"""From noise to epsilon and back, over all rounds of a study, with Opacus' accountants.
+"""What noisy releases cost together, by two accountants that were written apart from each other.
 
-PRV (Gopi, Lee, Wutschitz 2021) is the accountant; where it raises, the Renyi accountant stands in,
-which never reports less. GDP is not offered: it is below the tight value (PRIVACY.md section 3).
+PRV (Gopi, Lee, Wutschitz 2021; Opacus) and PLD (Koskela, Jaelkoe, Honkela 2020, with the connected
+dots of Doroshenko et al. 2022; Google's dp-accounting) each bound the true epsilon from above. The
+larger is shown and decided by. Where they differ by more than 1 % one of them is wrong, and nothing
+is trained. GDP is not offered: it is below the true value (PRIVACY.md section 3).
 """
 
 import math
-import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant, RDPAccountant
-from opacus.accountants.analysis import rdp
-from scipy.stats import norm
+from scipy.special import log_ndtr, ndtr
 
-from client.ledger import Account, Ledger, Spend
-from common.errors import BudgetError
-from common.protocol import StudyProtocol
+from client.ledger import Spend
+from common.errors import AccountingError
 
-_ORDERS = RDPAccountant.DEFAULT_ALPHAS
+MOST_DISAGREEMENT = 0.01  # of the larger epsilon
 
-History = tuple[tuple[float, float, int], ...]  # (sigma, q, steps), as Opacus keeps it
+# PRV's error as a share of epsilon. Opacus' default of 0.01 whatever epsilon is put it 6 % above PLD
+# at epsilon 0.17; so it stays 0.2 % above, in 0.2 to 1.5 s. Finer than 1e-4 it takes minutes.
+_PRV_ERROR = 0.002
+_LEAST_PRV_ERROR = 1e-4
+
+# PLD's grid as a share of epsilon / sqrt(steps): what it adds grows with the steps and the square of
+# the grid, and is then about 1e-4 of epsilon.
+_PLD_GRID = 1e-2
+_PLD_GRIDS = (1e-6, 1e-3)  # the finest and the coarsest
+_PLD_CELLS = 1e6  # of one step at most, or a little noise takes minutes
+
+# What an accountant raises where it cannot compute; the message is the accountant's own.
+_CANNOT = (ValueError, RuntimeError, OverflowError, MemoryError, FloatingPointError)
+
+History = tuple[tuple[float, float, int], ...]  # (sigma, q, steps): equal mechanisms are one entry
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound of epsilon and the accountant that computed it: "PRV", "PLD" or "RDP"."""
+
+    accountant: str
+    value: float
 
 
 @dataclass(frozen=True)
 class Epsilon:
-    """Epsilon at `delta`, add/remove-one patient, and the accountant that computed it."""
+    """Epsilon at `delta`, add/remove-one patient: the larger of two accountants' upper bounds.
+
+    `accountant` is the one that said so and `second` the other; both are "none" where nothing had
+    to be computed, since nothing was spent (0) or something was released without noise (infinite).
+    """
 
     value: float
     delta: float
     accountant: str
+    second: Bound
 
 
 def epsilon_of(spends: Iterable[Spend], delta: float) -> Epsilon:
     """What all `spends` together cost at `delta`: composed, never summed and never started anew.
 
-    Infinite when any of them added no noise; 0 for no spend at all.
+    AccountingError when the two accountants disagree or cannot compute it.
     """
-    return _epsilon(_history(spends), delta)
+    return _epsilon(history_of(spends), delta)
 
 
-def _history(spends: Iterable[Spend]) -> History:
+def history_of(spends: Iterable[Spend]) -> History:
+    """`spends` with equal mechanisms counted together, in an order of their own.
+
+    PRV slows with every different entry (3.5 s for 50). The rate stays the number that it was:
+    1 / (1 / q) is another one, and would be another entry.
+    """
     steps: Counter[tuple[float, float]] = Counter()
     for spend in spends:
         steps[spend.noise_multiplier, spend.sampling_rate] += spend.steps
-    # PRV slows with every different entry (3.5 s for 50), so equal mechanisms are one entry.
     return tuple((sigma, q, n) for (sigma, q), n in sorted(steps.items()))
-
-
-def within(spends: Iterable[Spend], delta: float, cap: float) -> bool:
-    """Whether all `spends` together cost at most `cap` at `delta`.
-
-    The Renyi accountant's upper bound is asked first, since it takes a millisecond and is enough
-    for most of a study; PRV decides where that bound is above the cap.
-    """
-    history = _history(spends)
-    if not history:
-        return True
-    if any(sigma == 0.0 for sigma, _, _ in history):
-        return math.isinf(cap)
-    return _renyi_epsilon(history, delta) <= cap or _epsilon(history, delta).value <= cap
 
 
 @lru_cache(maxsize=4096)
 def _epsilon(history: History, delta: float) -> Epsilon:
     if not history:
-        return Epsilon(0.0, delta, "none")
+        return Epsilon(0.0, delta, "none", Bound("none", 0.0))
     if any(sigma == 0.0 for sigma, _, _ in history):
-        return Epsilon(math.inf, delta, "none")
+        return Epsilon(math.inf, delta, "none", Bound("none", math.inf))
+    pld = _computed(lambda: pld_epsilon(history, delta))
+    if pld is None:
+        raise AccountingError(
+            f"dp-accounting's PLD accountant could not compute the epsilon of {history}; nothing "
+            f"is trained without a second accountant"
+        )
+    bounds = [Bound("PLD", pld)]
+    if (prv := _computed(lambda: _prv_epsilon(history, delta, pld))) is not None:
+        bounds.append(Bound("PRV", prv))
+        # PRV is right to a stated absolute error, which at a tiny epsilon is more than 1 % of it.
+        if abs(prv - pld) > MOST_DISAGREEMENT * max(prv, pld) + 2 * _LEAST_PRV_ERROR:
+            raise AccountingError(
+                f"two accountants must agree within {MOST_DISAGREEMENT:.0%} and say PRV {prv:.4f}, "
+                f"PLD {pld:.4f} for {history} at delta {delta:g}; nothing is trained until it is "
+                f"known which one is wrong"
+            )
+    else:
+        # The Renyi bound holds wherever it is computed and is 5 to 15 % above: there is no agreement
+        # that one could ask for, but the larger of the two is still never below the truth.
+        bounds.append(Bound("RDP", _renyi_epsilon(history, delta)))
+    smaller, larger = sorted(bounds, key=lambda bound: bound.value)
+    return Epsilon(larger.value, delta, larger.accountant, smaller)
+
+
+def _computed(accountant: Callable[[], float]) -> float | None:
+    """What `accountant` says; None where it fails or says what is no epsilon."""
     try:
-        return Epsilon(_prv_epsilon(history, delta), delta, "PRV")
-    except (ValueError, RuntimeError, OverflowError, MemoryError):
-        return Epsilon(_renyi_epsilon(history, delta), delta, "RDP")
+        epsilon = accountant()
+    except _CANNOT:
+        return None
+    return epsilon if math.isfinite(epsilon) and epsilon >= 0 else None
 
 
-def _prv_epsilon(history: History, delta: float) -> float:
+def _prv_epsilon(history: History, delta: float, about: float) -> float:
+    """Epsilon by privacy loss random variables, which is `about` so large."""
     accountant = PRVAccountant()
     accountant.history = list(history)
-    # At q = 1 Opacus takes log(0) in a branch that it then discards.
-    with np.errstate(divide="ignore"), _without_order_hint():
-        epsilon = float(accountant.get_epsilon(delta=delta))
-    if not math.isfinite(epsilon) or epsilon < 0:
-        raise ValueError(f"the PRV accountant returned epsilon {epsilon}")
-    return epsilon
+    error = max(_LEAST_PRV_ERROR, _PRV_ERROR * about)
+    # At q = 1 Opacus takes log(0) in a branch that it then discards; beyond a loss of 709 it takes the
+    # logarithm of an infinite exponential, of which the distribution function is rightly 1; its search
+    # for the domain asks the Renyi accountant, which hints at orders with a *smaller* epsilon.
+    with np.errstate(divide="ignore", over="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        return float(accountant.get_epsilon(delta=delta, eps_error=error))
+
+
+def pld_epsilon(history: History, delta: float, coarser: float = 1.0) -> float:
+    """Epsilon by privacy loss distributions, on a grid `coarser` than what is shown, from above."""
+    from dp_accounting.pld import privacy_loss_distribution  # where no privacy is asked for: not
+
+    steps = sum(n for _, _, n in history)
+    interval = _PLD_GRID * rough_epsilon(history, delta) / math.sqrt(steps)
+    finest, coarsest = _PLD_GRIDS
+    reach = max(
+        (1 / (2 * s * s) + 12 / s for s, _, _ in history), default=0.0
+    )  # of a step's losses
+    finest = max(finest, reach / _PLD_CELLS)
+    interval = coarser * max(finest, min(coarsest, interval))
+    whole = None
+    for sigma, q, n in history:
+        loss = privacy_loss_distribution.from_gaussian_mechanism(
+            sigma, sampling_prob=q, value_discretization_interval=interval
+        ).self_compose(n)
+        whole = loss if whole is None else whole.compose(loss)
+    return float(whole.get_epsilon_for_delta(delta)) if whole else 0.0
 
 
 def _renyi_epsilon(history: History, delta: float) -> float:
-    total = sum(steps * _renyi_of_one_step(sigma, q) for sigma, q, steps in history)
-    with _without_order_hint():
-        epsilon, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=total, delta=delta)
-    return float(epsilon)
-
-
-@lru_cache(maxsize=256)
-def _renyi_of_one_step(sigma: float, q: float) -> NDArray[np.float64]:
-    """Renyi divergence at each order; it adds up over steps, and takes 0.2 s to compute."""
-    one: NDArray[np.float64] = rdp.compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=_ORDERS)
-    return one
-
-
-@contextmanager
-def _without_order_hint() -> Iterator[None]:
-    """Opacus warns that a wider range of Renyi orders might give a *smaller* epsilon: harmless."""
+    accountant = RDPAccountant()
+    accountant.history = list(history)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        yield
+        return float(accountant.get_epsilon(delta))
 
 
-_one_calibration = threading.Lock()  # hospitals of a rehearsal ask for the same one at once
+def rough_epsilon(history: History, delta: float) -> float:
+    """Epsilon by the central limit theorem (Bu, Dong, Long, Su 2019), or twice that, in no time.
 
-
-def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The least noise multiplier whose cost over `steps` steps is within 0.1 % below `epsilon`.
-
-    The accountant decides; a closed formula that is known to be a little too small only says where
-    to look, so that two or three calls of the accountant do what a bisection does in fifteen.
-    Start-up time is what a newcomer waits for.
+    It may be below the truth, so it is never shown: it says how fine a grid has to be, and where to
+    look for sigma.
     """
-    with _one_calibration:
-        return _calibrate(epsilon, delta, sampling_rate, steps)
-
-
-@lru_cache(maxsize=256)
-def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    def cost(sigma: float) -> float:
-        return epsilon_of([Spend(sigma, sampling_rate, steps)], delta).value
-
-    low, high = 0.0, math.inf  # too little noise; enough noise
-    aim = epsilon
-    for attempt in range(60):
-        sigma = _first_guess(aim, delta, sampling_rate, steps)
-        # At a small rate over few steps the corrections swing from side to side and hardly shrink.
-        if attempt > 5 or not low < sigma < high:  # fall back to halving the bracket
-            sigma = 2 * low if math.isinf(high) else (low + high) / 2
-        at_sigma = cost(sigma)
-        if at_sigma > epsilon:
-            low = sigma
-        else:
-            high = sigma
-            if at_sigma >= 0.999 * epsilon or high - low < 1e-6 * high:
-                return high
-        aim = min(500.0, max(1e-4, aim * 0.9995 * epsilon / max(at_sigma, 1e-6)))
-    raise ValueError(f"no noise multiplier found for epsilon {epsilon} at delta {delta}")
-
-
-def _first_guess(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """Sigma by the central-limit formula (Bu, Dong, Long, Su 2019), which claims too little noise."""
-
-    def too_small(log_sigma: float) -> bool:
-        sigma = math.exp(log_sigma)
-        mu = sampling_rate * math.sqrt(steps * math.expm1(min(600.0, sigma**-2)))
-        exceeds = norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * norm.cdf(
-            -epsilon / mu - mu / 2
-        )
-        return bool(exceeds > delta)
-
-    low, high = math.log(0.05), math.log(1e6)
+    # The limit's exponential explodes where noise is small; no sampling amplifies above that of q = 1.
+    squares = (n * min(s**-2, q * q * math.expm1(min(600.0, s**-2))) for s, q, n in history)
+    mu = math.sqrt(sum(squares))
+    low, high = 0.0, mu * mu / 2 + 40 * mu
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if too_small(middle) else (low, middle)
-    return math.exp(high)
-
-
-def spends_of(protocol: StudyProtocol, *, training: bool) -> dict[Account, Spend]:
-    """What one request costs, with the noise that the whole study's (epsilon, delta) allows.
-
-    Every request evaluates, rounds + 1 times in a study: a Gaussian release of sensitivity 1 on
-    the validation patients. A train request also takes the round's steps on the training patients.
-    Without differential privacy the noise is 0 and the cost infinite.
-    """
-    privacy, q = protocol.privacy, protocol.training.sampling_rate
-    for_training = for_validation = 0.0
-    if privacy.mechanism == "dp-sgd":
-        for_training = calibrate(privacy.epsilon, privacy.delta, q, protocol.total_steps)
-        for_validation = calibrate(
-            privacy.validation_epsilon, privacy.delta, 1.0, protocol.rounds + 1
-        )
-    spends: dict[Account, Spend] = {"validation": Spend(for_validation, 1.0, 1)}
-    if training:
-        spends["training"] = Spend(for_training, q, protocol.training.steps_per_round)
-    return spends
-
-
-def check_affordable(
-    ledger: Ledger, spends: Mapping[Account, Spend], protocol: StudyProtocol, cap: float
-) -> None:
-    """BudgetError when `spends` would bring an account of `ledger` above the lifetime `cap`.
-
-    A study without differential privacy has passed the policy, which allows it in a rehearsal only;
-    there is no budget that it could keep.
-    """
-    if protocol.privacy.mechanism == "none":
-        return
-    delta = protocol.privacy.delta
-    for account, spend in spends.items():
-        if not within([*ledger.spends(account), spend], delta, cap):
-            raise BudgetError(
-                f"this request would bring the {account} patients above the hospital's lifetime "
-                f"cap of epsilon {cap:g} at delta {delta:g}"
-            )
+        above = math.exp(min(0.0, middle + float(log_ndtr(-mu / 2 - middle / mu))))
+        exceeds = float(ndtr(mu / 2 - middle / mu)) - above > delta
+        low, high = (middle, high) if exceeds else (low, middle)
+    return high

@@ -5,10 +5,14 @@ rotations), laid out patient by patient; a padded view has weight 0. For every p
 of the *sum* of the weighted view losses is clipped to L2 norm C; the clipped gradients are summed,
 N(0, (sigma C)^2) is added once a step, and the result is divided by the public denominator.
 
-`PatientClipper` is the seam for faster engines: whatever adds the clipped sum of a chunk to the
-parameters' `.grad` can take the place of `HooksClipper`; noise and step stay in `NoisyStep`.
+`PatientClipper` is the seam between engines: whatever adds the clipped sum of a chunk to the
+parameters' `.grad`. `BookKeepingClipper` (book_keeping.py) is the one that hospitals use,
+`HooksClipper` the reference; noise and step stay in `NoisyStep`.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,6 +21,7 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from client.privacy.precision import products
 from client.privacy.randomness import RandomStream
 
 # Per-view gradients of one chunk are all in memory at once: views x weights x 4 bytes. Small chunks
@@ -24,20 +29,83 @@ from client.privacy.randomness import RandomStream
 CHUNK_BYTES = 24 * 1024**2
 
 
+@dataclass(frozen=True)
+class PatientShape:
+    """What every patient looks like to the model: V views of C x size x size, public constants."""
+
+    views: int
+    channels: int
+    size: int
+
+    def synthetic(self, patients: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, labels and weights of `patients` patients of noise from a public seed."""
+        generator = torch.Generator().manual_seed(0)
+        n = patients * self.views
+        inputs = torch.randn(n, self.channels, self.size, self.size, generator=generator)
+        labels = torch.arange(n) % 2
+        weights = torch.full((patients, self.views), 1 / self.views)
+        return inputs.to(device), labels.to(device), weights.to(device)
+
+
 class PatientClipper(Protocol):
-    """Adds the clipped gradient sum of one chunk of whole patients to `.grad` of the parameters."""
+    """Adds the clipped gradient sum of one chunk of whole patients to `.grad` of the parameters.
+
+    What a patient with gradient g contributes, clip norm C > 0; tests hold both engines to it:
+
+        gradient of the patient              contribution
+        norm at most C (or zero)             g
+        norm above C                         g C / |g|
+        NaN or infinite anywhere             exactly zero; the others' are what they were
+        |g|^2 above float32's 3.4e38         exactly zero
+        views of weight 0                    as without them, unless their own gradient is NaN
+        nobody's gradient is finite          exactly zero in all
+        an empty draw                        is the caller's: no chunk, and the sum stays zero
+
+    One contribution exceeds C by rounding of at most 1e-5 C. Adding the contributions up rounds
+    again, by about 1e-7 of the sum.
+    """
 
     model: nn.Module
     patients_per_chunk: int
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """`inputs` (U*V, C, H, W), `labels` (U*V,) int64, `weights` (U, V) float32, U >= 1."""
+        """`inputs` (U*V, C, H, W), `labels` (U*V,) int64, `weights` (U, V) float32, U >= 1.
+
+        All or nothing: after an exception `.grad` is what it was, and the chunk can be repeated.
+        """
 
 
 def view_losses(model: nn.Module, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Sum over all views of weight x cross-entropy: a patient's share is its views' weighted sum."""
     losses: Tensor = F.cross_entropy(model(inputs), labels, reduction="none")
     return (losses * weights.flatten()).sum()
+
+
+@contextmanager
+def gradients_aside(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """`.grad` is None at the start; what it was before comes back at the end, however that comes."""
+    kept = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+
+
+def add_to_gradients(parameters: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
+    """In place where there is something already, so that no allocation can fail half way."""
+    for parameter, clipped in zip(parameters, sums, strict=True):
+        if parameter.grad is None:
+            parameter.grad = clipped
+        else:
+            parameter.grad.add_(clipped)
+
+
+def clip_factors(squared_norms: Tensor, max_grad_norm: float) -> Tensor:
+    """min(1, C / norm) of every patient, (U,). The floor only keeps 0 from being divided by."""
+    return (max_grad_norm / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
 
 
 class HooksClipper:
@@ -58,31 +126,40 @@ class HooksClipper:
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
         patients, views = weights.shape
-        # backward() fires the hooks and also fills .grad with the unclipped sum, which is dropped.
-        sums = [parameter.grad for parameter in self._parameters]
-        self.model.zero_grad(set_to_none=True)
-        # PyTorch warns of a full backward hook on a module none of whose inputs needs a gradient.
-        inputs.requires_grad_()
-        view_losses(self._hooked, inputs, labels, weights).backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            per_patient = []
-            for parameter in self._parameters:
-                sample: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-                per_patient.append(sample.view(patients, views, -1).sum(1))
-                parameter.grad_sample = None  # type: ignore[attr-defined]
-            squared = torch.stack([g.square().sum(1) for g in per_patient]).sum(0)
-            norm = squared.sqrt()
-            factor = (self.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
-            finite = torch.isfinite(norm)
-            if not bool(finite.all()):
-                # 0 x NaN is NaN: the gradients themselves have to go, not only their factor.
-                per_patient = [g[finite] for g in per_patient]
-                factor = factor[finite]
-            for parameter, gradient, earlier in zip(
-                self._parameters, per_patient, sums, strict=True
-            ):
-                clipped = (factor @ gradient).view_as(parameter)
-                parameter.grad = clipped if earlier is None else earlier + clipped
+        try:
+            # backward() fires the hooks and also fills .grad with the unclipped sum, which is dropped.
+            with gradients_aside(self._parameters), products("float32"):
+                # PyTorch warns of a full backward hook on a module none of whose inputs needs a gradient.
+                inputs = inputs.detach().requires_grad_()
+                loss = view_losses(self._hooked, inputs, labels, weights)
+                loss.backward()  # type: ignore[no-untyped-call]
+            per_patient: list[Tensor] = [
+                parameter.grad_sample.view(patients, views, -1).sum(1)  # type: ignore[attr-defined]
+                for parameter in self._parameters
+            ]
+        finally:
+            self._forget_pass()
+        squared = torch.stack([g.square().sum(1) for g in per_patient]).sum(0)
+        factors = clip_factors(squared, self.max_grad_norm)
+        finite = torch.isfinite(squared)
+        if not bool(finite.all()):
+            # 0 x NaN is NaN: the gradients themselves have to go, not only their factor.
+            per_patient = [g[finite] for g in per_patient]
+            factors = factors[finite]
+        sums = [
+            (factors @ gradient).view_as(parameter)
+            for parameter, gradient in zip(self._parameters, per_patient, strict=True)
+        ]
+        add_to_gradients(self._parameters, sums)
+
+    def _forget_pass(self) -> None:
+        """What a pass that was broken off leaves in Opacus' hooks would be added to the next one."""
+        for module in self.model.modules():
+            vars(module).pop("activations", None)
+        for parameter in self._parameters:
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            vars(parameter).pop("_current_grad_sample", None)
 
 
 class PlainSum:
@@ -91,9 +168,14 @@ class PlainSum:
     def __init__(self, model: nn.Module, views: int) -> None:
         self.model = model
         self.patients_per_chunk = max(1, 128 // views)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
-        view_losses(self.model, inputs, labels, weights).backward()  # type: ignore[no-untyped-call]
+        loss = view_losses(self.model, inputs, labels, weights)
+        sums = torch.autograd.grad(
+            loss, self._parameters, allow_unused=True, materialize_grads=True
+        )
+        add_to_gradients(self._parameters, sums)
 
 
 class NoisyStep(DPOptimizerFastGradientClipping):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from client.data import Patients
 from client.privacy.randomness import RandomStream
+from common.symmetry import SYMMETRIES, turned_each
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,5 @@ def poisson_draw(patients: Patients, rate: float, views: int, stream: RandomStre
 
 def flip_and_rotate(images: Tensor, stream: RandomStream) -> Tensor:
     """Each image (N, C, H, H) by one of the eight symmetries of the square, drawn independently."""
-    turned = images.clone()
-    symmetry = torch.from_numpy((stream.uniform(len(images)) * 8).astype(np.int64))
-    for k in range(8):
-        rotated = torch.rot90(images[symmetry == k], k % 4, (2, 3))
-        turned[symmetry == k] = rotated.flip(3) if k >= 4 else rotated
-    return turned
+    drawn = (stream.uniform(len(images)) * SYMMETRIES).astype(np.int64)
+    return turned_each(images, torch.from_numpy(drawn))

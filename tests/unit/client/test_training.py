@@ -1,5 +1,6 @@
 """Local training: public constants only, exact scores kept whole, arrays in the study's order."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +12,31 @@ from torch import Tensor, nn
 from client import training
 from client.data import Patients
 from client.ledger import Spend
+from client.privacy.book_keeping import BookKeepingClipper
 from client.privacy.engine import HooksClipper, NoisyStep, PlainSum
 from client.privacy.randomness import RandomStream
 from client.privacy.sampling import poisson_draw
-from client.training import evaluate, load_model, make_clipper, proximal_term, train, trained_arrays
+from client.training import (
+    HERE,
+    Execution,
+    evaluate,
+    load_model,
+    make_clipper,
+    proximal_term,
+    train,
+    trained_arrays,
+)
 from common import arrays, messages
 from common.arrays import Arrays
 from common.model_spec import model_spec, update_spec
 from common.models import build_model
-from common.protocol import StudyProtocol
+from common.protocol import Evaluation, StudyProtocol
 
 MakeStudy = Callable[..., StudyProtocol]
 CPU = torch.device("cpu")
 SPEND = Spend(1.0, 0.5, 2)
+OPACUS = Execution(engine="opacus")
+ONCE, TURNED = Evaluation(flips_and_rotations=False), Evaluation(flips_and_rotations=True)
 
 
 def patients_with(counts: list[int], seed: int = 0) -> Patients:
@@ -46,10 +59,14 @@ def initial(study: StudyProtocol) -> Arrays:
 
 
 def trained(
-    study: StudyProtocol, patients: Patients, stream: RandomStream, spend: Spend = SPEND
+    study: StudyProtocol,
+    patients: Patients,
+    stream: RandomStream,
+    spend: Spend = SPEND,
+    execution: Execution = HERE,
 ) -> Arrays:
     model = load_model(study, initial(study), CPU)
-    train(model, patients, study, 10, spend, stream, CPU)
+    train(model, patients, study, 10, spend, stream, execution)
     return trained_arrays(model)
 
 
@@ -99,9 +116,56 @@ def test_a_score_that_is_not_finite_becomes_a_half() -> None:
     pixels[:, 0, 0, 0] = [255, 0, 51, 204]
     own = Patients(pixels, cohort.labels, cohort.offsets, mean=0.2, std=0.2)
     # pixel values 4, -1, 0 and 3: odds x to 1, the logarithm of -1 is NaN
-    scores = evaluate(_Logits(), own, CPU)
+    scores = evaluate(_Logits(), own, ONCE, CPU)
     np.testing.assert_allclose(scores.score, [0.8, 0.5, 0.0, 0.75], atol=1e-6)
     assert scores.patient.tolist() == [0, 0, 1, 2]
+
+
+def test_a_score_is_the_mean_over_the_eight_turned_copies(small_study: MakeStudy) -> None:
+    """Turned by numpy before it becomes a cohort, each copy scored alone, and averaged here."""
+    study, cohort = small_study(), patients_with([3, 1, 2])
+    model = load_model(study, initial(study), CPU)
+    copies = []
+    for mirrored in (False, True):
+        for quarters in range(4):
+            pixels = np.rot90(cohort.pixels, quarters, axes=(1, 2))
+            pixels = pixels[:, :, ::-1] if mirrored else pixels
+            other = dataclasses.replace(cohort, pixels=np.ascontiguousarray(pixels))
+            copies.append(evaluate(model, other, ONCE, CPU).score)
+    scores = evaluate(model, cohort, TURNED, CPU)
+    np.testing.assert_allclose(scores.score, np.mean(copies, axis=0), atol=1e-6)
+    assert scores.label.tolist() == cohort.labels.tolist()
+    assert scores.patient.tolist() == [0, 0, 0, 1, 2, 2]
+    np.testing.assert_array_equal(evaluate(model, cohort, ONCE, CPU).score, copies[0])
+    # It does matter: the copies' scores differ, and so does their mean from the first.
+    assert np.ptp(copies, axis=0).min() > 1e-5
+    # A symmetrical question has a symmetrical answer.
+    np.testing.assert_allclose(evaluate(model, other, TURNED, CPU).score, scores.score, atol=1e-6)
+
+
+def test_probabilities_are_averaged_and_not_logits() -> None:
+    """By hand: a single bright corner is first in two of the eight copies, a dark pixel in six."""
+    pixels = np.full((1, 16, 16, 1), 51, np.uint8)
+    pixels[0, 0, 0, 0] = 204
+    own = Patients(pixels, np.array([1]), np.array([0, 1]), mean=0.0, std=0.2)
+    # 0.8 / 0.2 is odds of 4 to 1, 0.2 / 0.2 of 1 to 1
+    found = evaluate(_Logits(), own, TURNED, CPU).score
+    np.testing.assert_allclose(found, [(2 * 0.8 + 6 * 0.5) / 8], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["compact-cnn", "resnet18-frozen-affine"])
+@pytest.mark.parametrize("trainable", ["all", "norm-and-head", "head"])
+def test_a_loaded_model_is_frozen_as_the_protocol_says(
+    small_study: MakeStudy, name: str, trainable: str
+) -> None:
+    study = with_settings(small_study(), "model", name=name, trainable=trainable)
+    received = initial(study)
+    model = load_model(study, received, CPU)
+    assert arrays.digest(received) == arrays.digest(
+        {key: value.numpy() for key, value in model.state_dict().items()}
+    )
+    learns = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+    assert learns == list(update_spec(study)) == list(trained_arrays(model))
 
 
 def test_scores_do_not_depend_on_the_batch(
@@ -109,10 +173,13 @@ def test_scores_do_not_depend_on_the_batch(
 ) -> None:
     study, cohort = small_study(), patients_with([3, 4, 2])
     model = load_model(study, initial(study), CPU)
-    whole = evaluate(model, cohort, CPU).score
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 2)
-    np.testing.assert_allclose(evaluate(model, cohort, CPU).score, whole, atol=1e-6)
-    assert len(evaluate(model, patients_with([]), CPU).score) == 0
+    for evaluation in (ONCE, TURNED):
+        monkeypatch.setattr(training, "EVALUATION_BATCH", 512)
+        whole = evaluate(model, cohort, evaluation, CPU).score
+        monkeypatch.setattr(training, "EVALUATION_BATCH", 2)
+        found = evaluate(model, cohort, evaluation, CPU).score
+        np.testing.assert_allclose(found, whole, atol=1e-6)
+        assert len(evaluate(model, patients_with([]), evaluation, CPU).score) == 0
 
 
 class _Spy(NoisyStep):
@@ -153,7 +220,11 @@ def test_the_number_of_patients_changes_no_public_constant(
         study="0" * 64,
         round=1,
         request="0" * 64,
+        ledger_head="0" * 64,
+        previous_head=None,
         histogram=((0.0,) * messages.HISTOGRAM_BINS,) * 2,
+        histogram_noise=1.0,
+        noise_multiplier=1.0,
         arrays=arrays.difference(values, initial(study)),
     )
     arrays.check(reply.arrays, update_spec(study))
@@ -182,9 +253,27 @@ def test_the_same_stream_trains_the_same_model_and_a_fresh_one_another(
 def test_no_private_step_without_clipping(small_study: MakeStudy) -> None:
     model = build_model("compact-cnn", 1, 2)
     assert isinstance(make_clipper(model, small_study(mechanism="none")), PlainSum)
-    private = make_clipper(model, with_settings(small_study(), "privacy", max_grad_norm=0.7))
-    assert isinstance(private, HooksClipper)
-    assert private.max_grad_norm == 0.7
+    assert isinstance(make_clipper(model, small_study(mechanism="none"), OPACUS), PlainSum)
+    study = with_settings(small_study(), "privacy", max_grad_norm=0.7)
+    ours = make_clipper(model, study)
+    assert isinstance(ours, BookKeepingClipper)
+    theirs = make_clipper(build_model("compact-cnn", 1, 2), study, OPACUS)
+    assert isinstance(theirs, HooksClipper)
+    assert ours.max_grad_norm == theirs.max_grad_norm == 0.7
+
+
+@pytest.mark.parametrize(
+    "execution", [Execution(engine="opacus"), Execution(max_views_per_chunk=2), Execution()]
+)
+def test_how_a_hospital_computes_changes_rounding_only(
+    small_study: MakeStudy, execution: Execution
+) -> None:
+    """The same draws, flips and noise, whatever the engine and however a draw is divided."""
+    study, cohort = small_study(), patients_with([2, 1, 3, 2, 1, 1, 2])
+    found = trained(study, cohort, RandomStream.for_tests(6, "x"), execution=execution)
+    expected = trained(study, cohort, RandomStream.for_tests(6, "x"))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["compact-cnn", "resnet18-frozen-affine"])
@@ -204,5 +293,5 @@ def test_a_model_is_a_copy_of_the_received_arrays(small_study: MakeStudy) -> Non
     received = initial(study)
     before = arrays.digest(received)
     model = load_model(study, received, CPU)
-    train(model, patients_with([2, 2]), study, 10, SPEND, RandomStream.fresh(), CPU)
+    train(model, patients_with([2, 2]), study, 10, SPEND, RandomStream.fresh())
     assert arrays.digest(received) == before

@@ -1,4 +1,4 @@
-"""Clipping by patient against a loop written here; noise of the right size, once a step."""
+"""Both engines against a loop over patients written here; noise of the right size, once a step."""
 
 import copy
 import math
@@ -15,11 +15,19 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from client.privacy.engine import HooksClipper, NoisyStep, PatientClipper, PlainSum
+from client.privacy.book_keeping import BookKeepingClipper
+from client.privacy.engine import (
+    HooksClipper,
+    NoisyStep,
+    PatientClipper,
+    PatientShape,
+    PlainSum,
+)
 from client.privacy.randomness import RandomStream
 from common.models import build_model
 
 SEED = 20260103
+ENGINES = ("book-keeping", "opacus")
 DP = settings(max_examples=25, deadline=None, derandomize=True)
 
 
@@ -103,12 +111,18 @@ def gradient(model: nn.Module) -> Tensor:
     return flat([p.grad for p in model.parameters() if p.requires_grad and p.grad is not None])
 
 
+def clipper_of(engine: str, model: nn.Module, norm: float, views: int) -> PatientClipper:
+    if engine == "opacus":
+        return HooksClipper(model, norm, views)
+    return BookKeepingClipper(model, norm, PatientShape(views, 1, 16))
+
+
 def clipped_sum(
-    model: nn.Module, batch: Batch, norm: float, chunks: list[slice] | None = None
+    engine: str, model: nn.Module, batch: Batch, norm: float, chunks: list[slice] | None = None
 ) -> Tensor:
-    """What `HooksClipper` adds for `batch`, chunk by chunk, on a copy of `model`."""
+    """What the engine adds for `batch`, chunk by chunk, on a copy of `model`."""
     model = copy.deepcopy(model)
-    clipper = HooksClipper(model, norm, batch.weights.shape[1])
+    clipper = clipper_of(engine, model, norm, batch.weights.shape[1])
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     for chunk in chunks or [slice(None)]:
@@ -129,6 +143,7 @@ def scale_is(noise: Tensor, sigma: float) -> bool:
 
 @DP
 @given(
+    engine=st.sampled_from(ENGINES),
     name=st.sampled_from(["compact-cnn", "tiny"]),
     patients=st.integers(1, 6),
     views=st.integers(1, 4),
@@ -138,6 +153,7 @@ def scale_is(noise: Tensor, sigma: float) -> bool:
     seed=st.integers(0, 1000),
 )
 def test_clipped_sum_equals_a_loop_over_patients(
+    engine: str,
     name: str,
     patients: int,
     views: int,
@@ -150,29 +166,34 @@ def test_clipped_sum_equals_a_loop_over_patients(
     for index in frozen:
         list(model.parameters())[index].requires_grad_(False)
     chunks = [slice(first, first + chunk) for first in range(0, patients, chunk)]
-    found = clipped_sum(model, batch, norm, chunks)
+    found = clipped_sum(engine, model, batch, norm, chunks)
     assert_near(found, naive_clipped_sum(model, batch, norm))
 
 
-def test_the_clip_norm_binds_and_lets_be() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_clip_norm_binds_and_lets_be(engine: str) -> None:
     """What the property above compares is clipped at small norms and untouched at large ones."""
     model, batch = model_of("compact-cnn", 1), Batch.random(1, 3, 1)
     own = float(naive_gradients(model, batch)[0].norm())
-    assert float(clipped_sum(model, batch, own / 10).norm()) == pytest.approx(own / 10, rel=1e-5)
-    assert float(clipped_sum(model, batch, own * 10).norm()) == pytest.approx(own, rel=1e-5)
+    assert float(clipped_sum(engine, model, batch, own / 10).norm()) == pytest.approx(
+        own / 10, rel=1e-5
+    )
+    assert float(clipped_sum(engine, model, batch, own * 10).norm()) == pytest.approx(own, rel=1e-5)
 
 
-def test_a_patient_is_clipped_once_not_once_a_view() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_patient_is_clipped_once_not_once_a_view(engine: str) -> None:
     model, batch = model_of("tiny", 3), Batch.random(2, 4, 3)
     batch.weights.fill_(0.25)
     by_view = Batch(batch.inputs, batch.labels, torch.full((8, 1), 0.25))
     norm = 0.1 * min(float(g.norm()) for g in naive_gradients(model, batch))
-    assert float(clipped_sum(model, batch, norm).norm()) <= 2 * norm * (1 + 1e-6)
-    assert float(clipped_sum(model, by_view, norm).norm()) > 2.2 * norm
+    assert float(clipped_sum(engine, model, batch, norm).norm()) <= 2 * norm * (1 + 1e-6)
+    assert float(clipped_sum(engine, model, by_view, norm).norm()) > 2.2 * norm
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("norm", [0.05, 1.0, 50.0])
-def test_with_one_view_a_patient_is_an_opacus_sample(norm: float) -> None:
+def test_with_one_view_a_patient_is_an_opacus_sample(norm: float, engine: str) -> None:
     model, batch = model_of("compact-cnn", 5), Batch.random(6, 1, 5)
     theirs = copy.deepcopy(model)
     hooked = GradSampleModule(theirs, loss_reduction="sum", strict=True)
@@ -186,27 +207,132 @@ def test_with_one_view_a_patient_is_an_opacus_sample(norm: float) -> None:
     inputs = batch.inputs.clone().requires_grad_()
     F.cross_entropy(hooked(inputs), batch.labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
     optimizer.pre_step()
-    assert_near(clipped_sum(model, batch, norm), gradient(theirs))
+    assert_near(clipped_sum(engine, model, batch, norm), gradient(theirs))
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["compact-cnn", "tiny"])
-def test_a_broken_image_silences_its_own_patient_and_no_other(name: str, broken: float) -> None:
+def test_a_broken_image_silences_its_own_patient_and_no_other(
+    name: str, broken: float, engine: str
+) -> None:
     model, batch = model_of(name, 7), Batch.random(4, 2, 7)
     image = torch.full((1, 16, 16), broken)
-    found = clipped_sum(model, batch.with_image(2, image), 0.5)
+    found = clipped_sum(engine, model, batch.with_image(2, image), 0.5)
     assert_near(found, naive_clipped_sum(model, batch.patients([0, 1, 3]), 0.5))
 
 
-def test_a_step_of_broken_images_only_is_an_exact_zero() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_of_broken_images_only_is_an_exact_zero(engine: str) -> None:
     model, batch = model_of("compact-cnn", 8), Batch.random(3, 2, 8)
     everything = Batch(torch.full_like(batch.inputs, math.nan), batch.labels, batch.weights)
-    found = clipped_sum(model, everything, 1.0)
+    found = clipped_sum(engine, model, everything, 1.0)
     assert torch.equal(found, torch.zeros_like(found))
+
+
+class Scaled(nn.Module):
+    """`model` with its logits multiplied: gradients of any size from ordinary images."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images) * self.factor
+        return logits
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("case", ["small", "large", "zero", "huge", "overflow", "padded", "alone"])
+def test_the_table_of_contributions(engine: str, views: int, case: str) -> None:
+    """Every line of `PatientClipper`'s table that the tests around this one do not have."""
+    model, batch = model_of("compact-cnn", 11), Batch.random(3, views, 11)
+    if case == "alone":
+        batch = batch.patients([1])
+    own = naive_gradients(model, batch)
+    norm = 0.5 * min(float(g.norm()) for g in own)
+    if case == "small":
+        norm = 2 * max(float(g.norm()) for g in own)
+    if case == "zero":
+        batch.weights[0] = 0
+    if case == "huge":  # norms of about 1e12
+        model = Scaled(model, 1e12)
+    if case == "overflow":  # squares of more than 3.4e38
+        model = Scaled(model, 1e30)
+    if case == "padded":  # what a view of weight 0 shows is nobody's business
+        batch.weights[:] = 0
+        batch.weights[:, 0] = 1
+        noise = torch.randn(batch.inputs.shape, generator=torch.Generator().manual_seed(1))
+        drop = (batch.weights == 0).flatten()
+        other = Batch(
+            torch.where(drop[:, None, None, None], noise, batch.inputs), batch.labels, batch.weights
+        )
+        assert_near(
+            clipped_sum(engine, model, other, norm), clipped_sum(engine, model, batch, norm)
+        )
+    found = clipped_sum(engine, model, batch, norm)
+    expected = naive_gradients(model, batch)
+    kept = [g * min(1.0, norm / max(float(g.norm()), 1e-30)) for g in expected]
+    if case == "overflow":
+        finite = [float(g.float().square().sum()) < math.inf for g in expected]
+        assert not all(finite)
+        kept = [k if f else torch.zeros_like(k) for k, f in zip(kept, finite, strict=True)]
+    if case == "zero":
+        assert float(kept[0].norm()) == 0
+    if case == "small":
+        assert all(torch.equal(k, g) for k, g in zip(kept, expected, strict=True))
+    assert_near(found, torch.stack(kept).sum(0))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_another_patient_changes_nobody_elses_contribution(engine: str) -> None:
+    model, batch = model_of("compact-cnn", 12), Batch.random(4, 2, 12)
+    others = clipped_sum(engine, model, batch.patients([0, 1, 3]), 0.3)
+    for image in (torch.randn(1, 16, 16), torch.full((1, 16, 16), 1e4), torch.zeros(1, 16, 16)):
+        changed = batch.with_image(2, image)
+        alone = clipped_sum(engine, model, changed.patients([2]), 0.3)
+        assert_near(clipped_sum(engine, model, changed, 0.3) - alone, others)
+
+
+class Failing(nn.Module):
+    """Runs out of memory in the backward pass as often as it is told to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.failures = model, 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        logits.register_hook(self.fail)  # type: ignore[no-untyped-call]
+        return logits
+
+    def fail(self, _: Tensor) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise torch.OutOfMemoryError("no memory left")
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "none"])
+def test_a_chunk_that_failed_can_be_repeated(engine: str) -> None:
+    inner, batch = model_of("tiny", 13), Batch.random(3, 2, 13)
+    model = Failing(copy.deepcopy(inner))
+    clipper = PlainSum(model, 2) if engine == "none" else clipper_of(engine, model, 0.2, 2)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(torch.OutOfMemoryError):
+        add(clipper, batch)
+    assert torch.equal(gradient(model), torch.ones_like(gradient(model)))
+    add(clipper, batch)
+    once = torch.stack(naive_gradients(inner, batch)).sum(0)
+    if engine != "none":
+        once = naive_clipped_sum(inner, batch, 0.2)
+    assert_near(gradient(model) - 1, once, relative=1e-4)  # a sum near 1 has 1e-7 of absolute error
 
 
 @DP
 @given(
+    engine=st.sampled_from(ENGINES),
     name=st.sampled_from(["compact-cnn", "tiny"]),
     patients=st.integers(2, 6),
     views=st.integers(1, 3),
@@ -215,7 +341,13 @@ def test_a_step_of_broken_images_only_is_an_exact_zero() -> None:
     seed=st.integers(0, 1000),
 )
 def test_one_patient_moves_the_clipped_sum_by_the_norm_at_most(
-    name: str, patients: int, views: int, norm: float, broken: float | None, seed: int
+    engine: str,
+    name: str,
+    patients: int,
+    views: int,
+    norm: float,
+    broken: float | None,
+    seed: int,
 ) -> None:
     model, batch = model_of(name, seed), Batch.random(patients, views, seed)
     # Loud images: every gradient is far above the norm, so the bound is reached.
@@ -223,11 +355,11 @@ def test_one_patient_moves_the_clipped_sum_by_the_norm_at_most(
     batch.labels.zero_()
     if broken is not None:
         batch = batch.with_image(0, torch.full((1, 16, 16), broken))
-    whole = clipped_sum(model, batch, norm)
+    whole = clipped_sum(engine, model, batch, norm)
     other = Batch.random(1, views, seed + 1)
     for patient in range(patients):
         rest = [p for p in range(patients) if p != patient]
-        without = clipped_sum(model, batch.patients(rest), norm)
+        without = clipped_sum(engine, model, batch.patients(rest), norm)
         assert float((whole - without).norm()) <= norm * (1 + 1e-6)
         there = batch.patients(rest)
         replaced = Batch(
@@ -235,20 +367,22 @@ def test_one_patient_moves_the_clipped_sum_by_the_norm_at_most(
             torch.cat([there.labels, other.labels]),
             torch.cat([there.weights, other.weights]),
         )
-        moved = clipped_sum(model, replaced, norm)
+        moved = clipped_sum(engine, model, replaced, norm)
         assert float((whole - moved).norm()) <= 2 * norm * (1 + 1e-6)
 
 
 def test_a_chunk_holds_at_least_one_patient_whatever_the_size() -> None:
     assert HooksClipper(build_model("compact-cnn", 1, 2), 1.0, 10**6).patients_per_chunk == 1
     assert PlainSum(tiny_model(), 10**6).patients_per_chunk == 1
+    assert clipper_of("book-keeping", tiny_model(), 1.0, 10**6).patients_per_chunk == 1
     assert HooksClipper(build_model("compact-cnn", 1, 2), 1.0, 4).patients_per_chunk > 1
 
 
-def test_frozen_layers_get_no_gradient() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_frozen_layers_get_no_gradient(engine: str) -> None:
     model, batch = model_of("tiny", 2), Batch.random(2, 2, 2)
     weight = next(model.parameters()).requires_grad_(False)
-    add(HooksClipper(model, 1.0, 2), batch)
+    add(clipper_of(engine, model, 1.0, 2), batch)
     assert weight.grad is None
 
 
@@ -344,12 +478,13 @@ def test_momentum_is_that_of_sgd() -> None:
     assert parameter.tolist() == [-4.25] * 3
 
 
-def test_clipping_and_noise_make_the_step_that_the_design_states() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_clipping_and_noise_make_the_step_that_the_design_states(engine: str) -> None:
     print(f"seed {SEED}")
     model, batch = model_of("compact-cnn", 4), Batch.random(5, 2, 4)
     expected = naive_clipped_sum(model, batch, 0.3) / 2.5
     before = flat(list(model.parameters()))
-    clipper = HooksClipper(model, 0.3, 2)
+    clipper = clipper_of(engine, model, 0.3, 2)
     step = NoisyStep(
         torch.optim.SGD(model.parameters(), lr=1.0),
         noise_multiplier=2.0,

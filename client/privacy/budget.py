@@ -1,0 +1,142 @@
+"""What a study may spend at this hospital: its noise, the price of a request, and the hard stop.
+
+The stricter of study protocol and site policy wins: a lower cap, or patients that earlier studies
+have drawn on, mean more noise at this hospital. The noise of a study never changes once it has
+begun, since what is planned was composed with it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from client.ledger import Account, Ledger, Spend
+from client.privacy.accounting import epsilon_of
+from client.privacy.calibration import calibrate
+from common.errors import BudgetError
+from common.protocol import StudyProtocol
+
+# Times the noise that the protocol's own epsilon asks for. Beyond it an update has less than a
+# hundredth of its weight in the average: patients would pay for next to nothing.
+MOST_EXTRA_NOISE = 10.0
+
+ACCOUNTS: tuple[Account, ...] = ("training", "validation")
+
+
+def protocol_noise(protocol: StudyProtocol) -> dict[Account, float]:
+    """The noise multiplier of each account that the protocol's own (epsilon, delta) allows.
+
+    0 without differential privacy. The same at every hospital whose cap is not below the epsilon
+    and whose patients no earlier study has drawn on.
+    """
+    return {
+        account: _noise_for(protocol, account, _epsilon(protocol, account)) for account in ACCOUNTS
+    }
+
+
+def study_noise(protocol: StudyProtocol, ledger: Ledger, cap: float) -> dict[Account, float]:
+    """The noise multiplier of each account at this hospital, the same from first round to last.
+
+    What `ledger` says was used before in this study; at the start, the least with which the whole
+    study costs at most the protocol's epsilon and `cap`, and together with all that earlier studies
+    spent on the account at most `cap`. BudgetError when it would be more than `MOST_EXTRA_NOISE`
+    times the protocol's own.
+    """
+    return {account: _study_noise(protocol, account, ledger, cap) for account in ACCOUNTS}
+
+
+def _study_noise(protocol: StudyProtocol, account: Account, ledger: Ledger, cap: float) -> float:
+    if begun := ledger.spends(account, study=protocol.digest):
+        return begun[0].noise_multiplier
+    if protocol.privacy.mechanism == "none":
+        return 0.0
+    delta = protocol.privacy.delta
+    asked = _epsilon(protocol, account)
+    own = _noise_for(protocol, account, asked)
+    earlier = ledger.spends(account)
+
+    def fits(noise: float) -> bool:
+        return epsilon_of([*earlier, _plan(protocol, account, noise)], delta).value <= cap
+
+    noise = own if cap >= asked else _noise_for(protocol, account, cap)
+    if noise <= MOST_EXTRA_NOISE * own and fits(noise):
+        return noise
+    if earlier and fits(MOST_EXTRA_NOISE * own):
+        plan = _plan(protocol, account, noise)
+        found = calibrate(cap, delta, plan.sampling_rate, plan.steps, earlier)
+        return min(found, MOST_EXTRA_NOISE * own)
+    spent = epsilon_of(earlier, delta).value
+    raise BudgetError(
+        f"the {account} patients have spent epsilon {spent:.3g} of the hospital's lifetime cap of "
+        f"{cap:g} at delta {delta:g}; study '{protocol.study}' asks for {asked:g} and would fit only "
+        f"with more than {MOST_EXTRA_NOISE:g} times its noise, and then for next to nothing; "
+        f"use another cohort or have the cap reviewed"
+    )
+
+
+def spends_of(
+    protocol: StudyProtocol, server_round: int, noise: Mapping[Account, float], *, training: bool
+) -> dict[Account, Spend]:
+    """What one request of `server_round` costs with the `noise` of the study.
+
+    A round that evaluates is one Gaussian release of sensitivity 1 on the validation patients; a
+    train request is the round's steps on the training patients.
+    """
+    spends: dict[Account, Spend] = {}
+    if protocol.evaluates(server_round):
+        spends["validation"] = Spend(noise["validation"], 1.0, 1)
+    if training:
+        rate, steps = protocol.training.sampling_rate, protocol.training.steps_per_round
+        spends["training"] = Spend(noise["training"], rate, steps)
+    return spends
+
+
+def check_affordable(
+    ledger: Ledger, spends: Mapping[Account, Spend], protocol: StudyProtocol, cap: float
+) -> None:
+    """BudgetError when `spends` go beyond what was planned for the study, or beyond `cap` for life.
+
+    A study without differential privacy has passed the policy, which allows it in a rehearsal only;
+    there is no budget that it could keep.
+    """
+    if protocol.privacy.mechanism == "none":
+        return
+    delta = protocol.privacy.delta
+    for account, spend in spends.items():
+        plan = _plan(protocol, account, spend.noise_multiplier)
+        own = ledger.spends(account, study=protocol.digest)
+        taken = sum(earlier.steps for earlier in own)
+        if taken + spend.steps > plan.steps:
+            raise BudgetError(
+                f"study '{protocol.study}' plans {plan.steps} releases on the {account} patients; "
+                f"{taken} are spent and this request asks for {spend.steps} more; the coordinator "
+                f"asks again for what it had, or with another model"
+            )
+        everything = ledger.spends(account)
+        others = Counter(everything) - Counter(own)
+        # The whole plan is what was calibrated, and costs no less than a part of it: asked first,
+        # it is computed once a study instead of once a round.
+        if epsilon_of([*others.elements(), plan], delta).value <= cap:
+            continue
+        if epsilon_of([*everything, spend], delta).value > cap:
+            raise BudgetError(
+                f"this request would bring the {account} patients above the hospital's lifetime "
+                f"cap of epsilon {cap:g} at delta {delta:g}"
+            )
+
+
+def _epsilon(protocol: StudyProtocol, account: Account) -> float:
+    privacy = protocol.privacy
+    return privacy.epsilon if account == "training" else privacy.validation_epsilon
+
+
+def _plan(protocol: StudyProtocol, account: Account, noise: float) -> Spend:
+    """All that a whole study releases on `account`."""
+    if account == "training":
+        return Spend(noise, protocol.training.sampling_rate, protocol.total_steps)
+    return Spend(noise, 1.0, protocol.evaluations)
+
+
+def _noise_for(protocol: StudyProtocol, account: Account, epsilon: float) -> float:
+    if protocol.privacy.mechanism == "none":
+        return 0.0
+    plan = _plan(protocol, account, 0.0)
+    return calibrate(epsilon, protocol.privacy.delta, plan.sampling_rate, plan.steps)
