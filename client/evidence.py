@@ -9,8 +9,9 @@ from client.ledger import Spend
 from client.privacy.randomness import RandomStream
 from common.errors import DataError
 from common.files import write_atomic
+from common.histogram import score_histogram
 from common.messages import HISTOGRAM_BINS, Histogram
-from common.metrics import Scores, score_histogram
+from common.metrics import Scores
 
 
 def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Histogram:

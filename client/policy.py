@@ -22,14 +22,19 @@ from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownSt
 from common.protocol import Name, PositiveFloat, StudyProtocol, first_problem, kebab
 
 Device = Literal["auto", "cpu", "cuda"]
+Engine = Literal["book-keeping", "opacus"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class SitePolicy(BaseModel):
     """One hospital's `site.toml`, frozen.
 
     `approved_studies` are protocol digests; `max_epsilon` is the lifetime cap of each account at a
-    study's delta. `rehearsal = true` says that whoever runs this holds all the data: only then may
-    a study go without differential privacy, or noise come from `noise_seed` and so be repeatable.
+    study's delta. `device`, `engine` (per-patient gradients: this project's own or Opacus' hooks),
+    `max_views_per_chunk` (images in memory at once; chosen from free memory when absent) and
+    `precision` are how this hospital computes, and change nothing of what it promises.
+    `rehearsal = true` says that whoever runs this holds all the data: only then may a study go
+    without differential privacy, or noise come from `noise_seed` and so be repeatable.
     """
 
     model_config = ConfigDict(
@@ -44,6 +49,9 @@ class SitePolicy(BaseModel):
     state: Path
     patient_id_pattern: str | None = None
     device: Device = "auto"
+    engine: Engine = "book-keeping"
+    max_views_per_chunk: Annotated[StrictInt, Field(ge=1)] | None = None
+    precision: Precision = "float32"
     approved_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
     max_epsilon: Annotated[PositiveFloat, Field(strict=True)]
     rehearsal: StrictBool = False
@@ -72,7 +80,7 @@ def permit(
     """Return if `policy` permits to answer round `server_round` of `protocol`.
 
     Otherwise the PolicyError that says what differs. A study trains in rounds 1..rounds and
-    evaluates the last model in one more.
+    evaluates the last model in one more; a request only to evaluate fits a round that evaluates.
     """
     if protocol.digest not in policy.approved_studies:
         approved = ", ".join(digest[:12] for digest in policy.approved_studies) or "none"
@@ -89,6 +97,11 @@ def permit(
         raise RoundError(
             f"study '{protocol.study}' asks for round {server_round} and has {last}; "
             f"the coordinator runs on beyond what was approved"
+        )
+    if not training and not protocol.evaluates(server_round):
+        raise RoundError(
+            f"study '{protocol.study}' evaluates every {protocol.evaluation.every} rounds and not "
+            f"in round {server_round}; the coordinator asks for more than was approved"
         )
     if protocol.privacy.mechanism == "none" and not policy.rehearsal:
         raise RehearsalOnlyError(

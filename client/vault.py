@@ -8,16 +8,16 @@ What a hospital may say about a failure is a code and a fixed text; the reason s
 """
 
 import logging
-from collections.abc import Mapping
 
 from client import egress
 from client.data import Cohort, open_cohort
 from client.evidence import keep_scores, noised_histogram
-from client.ledger import Account, Ledger, Spend
+from client.ledger import Ledger, Reservation
 from client.policy import SitePolicy, permit
-from client.privacy.accounting import check_affordable, spends_of
+from client.privacy.budget import check_affordable, spends_of, study_noise
 from client.privacy.randomness import RandomStream
-from client.training import choose_device, evaluate, load_model, train, trained_arrays
+from client.terms import terms_of
+from client.training import Execution, evaluate, load_model, train, trained_arrays
 from common import arrays, messages
 from common.errors import InternalError, IntramuralError, MessageError
 from common.files import locked
@@ -61,10 +61,15 @@ class Vault:
         with Ledger.open(self.policy.state) as ledger:
             if (sealed := ledger.sealed_reply(key)) is not None:
                 return sealed  # the same question never trains, and never spends, twice
-            spends = spends_of(protocol, training=training)
-            check_affordable(ledger, spends, protocol, self.policy.max_epsilon)
-            ledger.reserve(key, protocol.digest, request.round, spends)
-            reply = self._work(request, protocol, spends, key)
+            study, terms = protocol.digest, terms_of(protocol, self.policy)
+            reservation = ledger.pending(key)
+            if reservation is None or reservation.terms != terms:
+                cap = self.policy.max_epsilon
+                noise = study_noise(protocol, ledger, cap)
+                spends = spends_of(protocol, request.round, noise, training=training)
+                check_affordable(ledger, spends, protocol, cap)
+                reservation = ledger.reserve(key, study, request.round, spends, terms)
+            reply = self._work(request, protocol, reservation, ledger.previous_head(study))
             frame = egress.release(reply, update_spec(protocol))
             ledger.seal(key, frame)
             return frame
@@ -73,25 +78,36 @@ class Vault:
         self,
         request: TrainRequest | EvaluateRequest,
         protocol: StudyProtocol,
-        spends: Mapping[Account, Spend],
-        key: str,
+        reservation: Reservation,
+        previous_head: str | None,
     ) -> TrainReply | EvaluateReply:
         study, server_round, hospital = protocol.digest, request.round, self.policy.hospital
+        spends = reservation.spends
         cohort = self._cohort(protocol.images)
-        device = choose_device(self.policy.device)
+        execution = Execution.of(self.policy)
         stream = RandomStream.of(self.policy.noise_seed, study, hospital, server_round)
-        model = load_model(protocol, request.arrays, device)
-        scores = evaluate(model, cohort.validation, device)
-        keep_scores(self.policy.state, study, server_round - 1, scores)  # never leaves
-        histogram = noised_histogram(scores, spends["validation"], stream)
+        model = load_model(protocol, request.arrays, execution.device)
+        histogram = None
+        if "validation" in spends:
+            scores = evaluate(model, cohort.validation, protocol.evaluation, execution.device)
+            keep_scores(self.policy.state, study, server_round - 1, scores)  # never leaves
+            histogram = noised_histogram(scores, spends["validation"], stream)
+        answer = {
+            "study": study,
+            "round": server_round,
+            "request": reservation.request,
+            "ledger_head": reservation.head,
+            "previous_head": previous_head,
+            "histogram": histogram,
+            "histogram_noise": spends["validation"].noise_multiplier if histogram else None,
+        }
         if isinstance(request, EvaluateRequest):
-            return EvaluateReply(study=study, round=server_round, request=key, histogram=histogram)
+            return EvaluateReply.model_validate(answer)
         nominal = protocol.hospital(hospital).nominal_patients
-        train(model, cohort.training, protocol, nominal, spends["training"], stream, device)
+        train(model, cohort.training, protocol, nominal, spends["training"], stream, execution)
         update = arrays.difference(trained_arrays(model), request.arrays)
-        return TrainReply(
-            study=study, round=server_round, request=key, histogram=histogram, arrays=update
-        )
+        noise = spends["training"].noise_multiplier
+        return TrainReply.model_validate({**answer, "noise_multiplier": noise, "arrays": update})
 
     def _cohort(self, images: Images) -> Cohort:
         """The hospital's patients as a study's images, read once and kept in memory."""

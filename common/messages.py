@@ -13,12 +13,21 @@ frame of its reply and answers a re-asked request with the same bytes.
 """
 
 import json
+import re
 import struct
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -31,7 +40,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 30  # ResNet18 is 45 MB; nothing that a study needs comes near this
 
 # Score bins of a released histogram: fixed and public. Noise falls on every cell, so few are better
-# (common/metrics.py has the measured bias).
+# (common/histogram.py has the figures).
 HISTOGRAM_BINS = 16
 
 # Largest magnitude of a histogram's cell or an update's value that a coordinator uses. Far above
@@ -41,10 +50,36 @@ LARGEST_VALUE = 1e9
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Round = Annotated[int, Field(ge=1)]
-Cells = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=4096, strict=False)
+Noise = Annotated[float, Field(ge=0, le=LARGEST_VALUE, allow_inf_nan=False)]
+
+
+def _rows(value: object) -> object:
+    """The two rows of a histogram, in single precision, from the wire's text or from two rows."""
+    try:
+        if isinstance(value, str):
+            if not re.fullmatch("([0-9a-f]{16})*", value):
+                raise ValueError("not pairs of cells in hexadecimal")
+            cells = np.frombuffer(bytes.fromhex(value), "<f4").reshape(2, -1)
+        else:
+            cells = np.asarray(value)
+            if cells.ndim != 2 or len(cells) != 2 or cells.dtype.kind not in "if":
+                raise ValueError("not two rows of numbers")
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            return tuple(map(tuple, cells.astype(np.float32).tolist()))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError("a histogram is two rows of numbers") from error
+
+
+def _hex_of(rows: tuple[tuple[float, ...], ...]) -> str:
+    return np.asarray(rows, dtype="<f4").tobytes().hex()
+
+
+# Hexadecimal on the wire: decimal text is longer for some values than for others, and a frame's
+# length should say nothing. Single precision, as an update's values.
+Cells = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+Histogram = Annotated[
+    tuple[Cells, Cells], BeforeValidator(_rows), PlainSerializer(_hex_of, return_type=str)
 ]
-Histogram = Annotated[tuple[Cells, Cells], Field(strict=False)]
 
 
 class _Message(BaseModel):
@@ -94,22 +129,39 @@ class EvaluateRequest(_Message):
     carries_arrays: ClassVar[bool] = True
 
 
-class TrainReply(_Message):
-    """`arrays` is the update; `histogram` the released scores of the received model, (2, bins)."""
+class _Answer(_Message):
+    """What every answer says. `request` is the fingerprint of what was asked.
 
-    kind: Literal["train-reply"] = "train-reply"
+    `ledger_head` is the hash of the ledger's entry under which this answer was paid for,
+    `previous_head` that of the hospital's answer before it in this study, None for the first: by
+    this chain a coordinator notices a ledger that was set back. `histogram_noise` is the standard
+    deviation of the noise in a cell of the histogram, None without a histogram.
+    """
+
     study: Hex
     round: Round
     request: Hex
-    histogram: Histogram
+    ledger_head: Hex
+    previous_head: Hex | None
+    histogram_noise: Noise | None
+
+
+class TrainReply(_Answer):
+    """`arrays` is the update; `histogram` the released scores of the received model, (2, bins).
+
+    None in a round in which the protocol does not evaluate. `noise_multiplier` is this hospital's
+    own: a site policy that is stricter than the protocol makes it larger, and the public weight
+    smaller.
+    """
+
+    kind: Literal["train-reply"] = "train-reply"
+    histogram: Histogram | None
+    noise_multiplier: Noise
     carries_arrays: ClassVar[bool] = True
 
 
-class EvaluateReply(_Message):
+class EvaluateReply(_Answer):
     kind: Literal["evaluate-reply"] = "evaluate-reply"
-    study: Hex
-    round: Round
-    request: Hex
     histogram: Histogram
 
 

@@ -1,19 +1,16 @@
-"""How well a model tells the classes apart: AUROC, its interval, and what a hospital may release.
+"""How well a model tells the classes apart, from exact scores: they stay with whoever holds them.
 
-Two views of the same scores. `auroc` and its companions work on exact scores, every image counts
-once; they stay with whoever holds the scores. `score_histogram` is the additive summary that a
-hospital noises and releases, every patient counts once; `auroc_of_histogram` reads the pooled
-value from the sum over hospitals. The two AUROCs differ where patients differ in their number of
-images: a patient with forty patches weighs forty times one with a single patch in the first and
-as much as that one in the second.
+Every image counts once. What a hospital releases instead is a noised histogram, in which every
+patient counts once (`common.histogram`); the AUROCs of the two differ where patients differ in their
+number of images: a patient with forty patches weighs forty times one with a single patch here, and
+as much as that one there.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import isotonic_regression
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from common.errors import DataError
@@ -154,60 +151,6 @@ def auroc_interval(
         return None
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def score_histogram(scores: Scores, bins: int) -> Floats:
-    """The summary that a hospital noises and releases: (2, bins), mass of patients per score bin.
-
-    Row 0 holds the negative, row 1 the positive images; column j the scores in
-    [j / bins, (j + 1) / bins), the last column with 1 itself. The bins are fixed and public.
-
-    Sensitivity: an image of a patient with k images adds 1 / k, so a patient adds a non-negative
-    (2, bins) array with L1 norm 1, whose L2 norm is at most its L1 norm. Weights depend on no other
-    patient. Hence adding or removing a patient changes the result by at most 1 in L2, reached
-    when all images of the patient fall into one cell. The exact array is private: noise it first.
-    """
-    column = np.minimum((scores.score * bins).astype(np.int64), bins - 1)
-    _, ordinal, images = np.unique(scores.patient, return_inverse=True, return_counts=True)
-    cells = np.bincount(
-        scores.label * bins + column, weights=1.0 / images[ordinal], minlength=2 * bins
-    )
-    return cells.astype(np.float64).reshape(2, bins)
-
-
-def auroc_of_histogram(histogram: ArrayLike) -> float | None:
-    """AUROC, 0..1, of a (2, bins) score histogram, or of the sum of several hospitals' histograms.
-
-    Every patient counts once, not every image, so this is not `auroc` (see the module docstring).
-    Pairs within a bin count half: with B bins the resolution is that of scores rounded to 1 / B.
-
-    Noisy cells may be negative. The cumulative sums of each row are replaced by the nearest
-    non-decreasing, non-negative sequence (least squares, isotonic), whose increments are the cells
-    used; a histogram without noise is left as it is. Bias: what remains of the noise is spread over
-    the bins alike for both classes and draws the value towards 0.5. With noise 2 per cell, 16 bins
-    and one image in four positive this was -0.12 at 26 patients, -0.01 at 130 and below 0.002 at
-    400; setting negative cells to 0 instead gave -0.22, -0.05 and -0.008.
-
-    None when a row has no mass left. ValueError for any other shape or a non-finite cell.
-    """
-    cells = np.asarray(histogram, dtype=np.float64)
-    if cells.ndim != 2 or cells.shape[0] != 2 or cells.shape[1] < 1:
-        raise ValueError(f"a score histogram has shape (2, bins), found {cells.shape}")
-    if not np.all(np.isfinite(cells)):
-        raise ValueError("a score histogram has a non-finite cell")
-    rows = np.stack([_rising(row) for row in cells])
-    if not np.all(rows.sum(axis=1) > 0):
-        return None
-    return float(_auroc_of_counts(rows[:1], rows[1:])[0])
-
-
-def _rising(cells: Floats) -> Floats:
-    """The non-negative cells (bins,) whose cumulative sum is nearest to that of `cells`."""
-    if np.all(cells >= 0):
-        return cells
-    fitted = np.maximum(isotonic_regression(np.cumsum(cells)), 0.0)
-    increments: Floats = np.diff(fitted, prepend=0.0)
-    return increments
 
 
 def _auroc_of_counts(negatives: Floats, positives: Floats) -> Floats:

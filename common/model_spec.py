@@ -6,18 +6,20 @@ import torch
 from torch import nn
 
 from common.arrays import Spec
-from common.models import build_model
+from common.models import build_model, freeze
 from common.protocol import StudyProtocol
 
 
+def model_of(protocol: StudyProtocol) -> nn.Module:
+    """A new model of the study with random weights, frozen where the protocol does not train."""
+    model = build_model(protocol.model.name, protocol.images.channels, len(protocol.images.classes))
+    return freeze(model, protocol.model.trainable)
+
+
 @lru_cache(maxsize=16)
-def _skeleton(name: str, channels: int, classes: int) -> nn.Module:
+def _skeleton(protocol: StudyProtocol) -> nn.Module:
     with torch.device("meta"):  # shapes only: no memory, no initialisation
-        return build_model(name, channels, classes)
-
-
-def _model(protocol: StudyProtocol) -> nn.Module:
-    return _skeleton(protocol.model.name, protocol.images.channels, len(protocol.images.classes))
+        return model_of(protocol)
 
 
 def trainable_names(model: nn.Module) -> list[str]:
@@ -27,10 +29,10 @@ def trainable_names(model: nn.Module) -> list[str]:
 
 def model_spec(protocol: StudyProtocol) -> Spec:
     """Shape of every array of the global model, in order: what a request carries."""
-    return {name: tuple(t.shape) for name, t in _model(protocol).state_dict().items()}
+    return {name: tuple(t.shape) for name, t in _skeleton(protocol).state_dict().items()}
 
 
 def update_spec(protocol: StudyProtocol) -> Spec:
     """Shape of every array of an update, in order: what a reply carries."""
     whole = model_spec(protocol)
-    return {name: whole[name] for name in trainable_names(_model(protocol))}
+    return {name: whole[name] for name in trainable_names(_skeleton(protocol))}

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from common.protocol import Trainable
+
 _LEAST_INPUT_PIXELS = 16
 
 
@@ -63,6 +65,26 @@ class CompactCNN(nn.Module):
         pooled = features.mean(dim=(2, 3))  # (N, 64)
         logits: Tensor = self.classifier(pooled)  # (N, classes)
         return logits
+
+
+def freeze(model: nn.Module, trainable: Trainable) -> nn.Module:
+    """`model`, with gradients only for what `trainable` names: all, normalisations and head, or head.
+
+    The head is the last linear layer. What is frozen is neither trained nor noised.
+    """
+    modules = list(model.modules())
+    head = [module for module in modules if isinstance(module, nn.Linear)][-1]
+    norms = [module for module in modules if isinstance(module, nn.GroupNorm)]
+    trained: dict[Trainable, list[nn.Module]] = {
+        "all": modules,
+        "norm-and-head": [*norms, head],
+        "head": [head],
+    }
+    for module in modules:
+        if module not in trained[trainable]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    return model
 
 
 def _check_images(images: Tensor) -> None:

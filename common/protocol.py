@@ -28,6 +28,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+Trainable = Literal["all", "norm-and-head", "head"]
+
 
 def kebab(name: str) -> str:
     """The name of a field as it is written in a TOML file."""
@@ -69,13 +71,16 @@ class Model(_Section):
     """The network and where round 1 starts: "random", "phantom", "imagenet" or a safetensors file.
 
     "phantom" is pre-training on synthetic lung CT, "imagenet" folds torchvision's weights into
-    frozen affine layers; both happen at the coordinator, on public data only.
+    frozen affine layers; both happen at the coordinator, on public data only. `trainable` says what
+    hospitals train: every weight, the last layer, or the last layer and all normalisations. What is
+    not trained is not noised and does not travel in updates.
     """
 
     name: Literal["compact-cnn", "resnet18", "resnet18-frozen-affine"] = "compact-cnn"
     initial_model: Annotated[
         str, Field(pattern=r"^(random|phantom|imagenet|.+\.safetensors)$", max_length=400)
     ] = "phantom"
+    trainable: Trainable = "all"
 
     @model_validator(mode="after")
     def _imagenet_needs_affine(self) -> "Model":
@@ -98,6 +103,18 @@ class Training(_Section):
     flips_and_rotations: bool = True
 
 
+class Evaluation(_Section):
+    """When and how hospitals judge the global model on their validation patients.
+
+    Round 1 judges the initial model, then every `every`-th round the model that it received, and a
+    last message the final one. Each time is a release of its own, so fewer of them are less noisy.
+    With `flips_and_rotations` an image's score is the mean over the eight symmetries of the square.
+    """
+
+    every: PositiveInt = 1
+    flips_and_rotations: bool = True
+
+
 class Privacy(_Section):
     """The guarantee asked of every hospital: (epsilon, delta) with the patient as the unit.
 
@@ -113,12 +130,18 @@ class Privacy(_Section):
 
 
 class Aggregation(_Section):
-    """Flower's strategy by name, with the settings that this strategy has and no others."""
+    """Flower's strategy by name, with the settings that this strategy has and no others.
+
+    With `ema`, the study's result is not the last global model but an exponential moving average
+    of the models after each round, the last one weighing 1, the one before it `ema`, and so on;
+    training goes on from the last one. It averages over the rounds' noise and costs no privacy.
+    """
 
     strategy: Literal[
         "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"
     ] = "fedavg"
     weights: Literal["inverse-variance", "cohort", "uniform"] = "inverse-variance"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     proximal_mu: NonNegativeFloat | None = None
     server_learning_rate: PositiveFloat | None = None
     server_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -132,7 +155,7 @@ class Aggregation(_Section):
     def _settings_of_this_strategy(self) -> "Aggregation":
         allowed = STRATEGY_SETTINGS[self.strategy]
         for name in type(self).model_fields:
-            if name in ("strategy", "weights") or getattr(self, name) is None:
+            if name in ("strategy", "weights", "ema") or getattr(self, name) is None:
                 continue
             if name not in allowed:
                 known = ", ".join(kebab(n) for n in allowed) or "none"
@@ -187,6 +210,7 @@ class StudyProtocol(_Section):
     model: Model = Model()
     training: Training
     without_dp: Training | None = None
+    evaluation: Evaluation = Evaluation()
     privacy: Privacy = Privacy()
     aggregation: Aggregation = Aggregation()
     participation: Participation
@@ -215,6 +239,15 @@ class StudyProtocol(_Section):
     def total_steps(self) -> int:
         """Local steps of the whole study, rounds x steps per round: what is accounted."""
         return self.rounds * self.training.steps_per_round
+
+    def evaluates(self, server_round: int) -> bool:
+        """Whether the model that hospitals receive in `server_round` (1..rounds + 1) is judged."""
+        return (server_round - 1) % self.evaluation.every == 0 or server_round == self.rounds + 1
+
+    @property
+    def evaluations(self) -> int:
+        """How often the whole study evaluates: what is accounted on the validation patients."""
+        return -(-self.rounds // self.evaluation.every) + 1
 
     @property
     def digest(self) -> str:

@@ -15,9 +15,10 @@ from common.errors import RunError
 from common.files import locked, write_atomic
 from common.protocol import StudyProtocol
 from server.admission import NotAdmitted
+from server.asking import POLL_SECONDS, Observer, Roster, opened
 from server.checkpoint import Checkpoints, State
 from server.initial import initial_arrays
-from server.rounds import POLL_SECONDS, Observer, Outcome, Roster, opened, run_rounds
+from server.rounds import Outcome, run_rounds
 
 INITIAL_MODEL = "initial-model.safetensors"
 FINAL_MODEL = "model.safetensors"
@@ -79,7 +80,7 @@ class Run:
         outcome = run_rounds(
             self.protocol, state, grid, roster, checkpoints, self.observer, self.stop
         )
-        write_atomic(self.folder / FINAL_MODEL, save(outcome.state.arrays))
+        write_atomic(self.folder / FINAL_MODEL, save(outcome.state.result))
         return outcome
 
 

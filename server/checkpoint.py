@@ -34,17 +34,30 @@ class RoundRecord:
     answered: list[str]
     refused: dict[str, str]  # hospital -> code of the refusal or of the admission's reason
     missing: list[str]
-    histogram: list[list[float]]  # sum of the released histograms of the model before this round
+    heads: dict[str, str]  # hospital -> ledger head of its admitted answer
+    # Sum of the released histograms of the model before this round, and the standard deviation of
+    # the noise in a cell of it; None in a round that does not evaluate.
+    histogram: list[list[float]] | None
+    histogram_noise: float | None
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the next round needs: `round` is the last closed one, 0 before the first."""
+    """Everything that the next round needs: `round` is the last closed one, 0 before the first.
+
+    `average` is the moving average of the models so far, empty where the protocol asks for none.
+    """
 
     round: int
     arrays: Arrays
+    average: Arrays = field(default_factory=dict)
     strategy: Arrays = field(default_factory=dict)
     records: tuple[RoundRecord, ...] = ()
+
+    @property
+    def result(self) -> Arrays:
+        """What the study has come to: the average of the models, or the last one."""
+        return self.average or self.arrays
 
 
 class Checkpoints:
@@ -59,6 +72,7 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Make `state` durable; afterwards a killed run continues behind it."""
         prefixed = {f"model.{name}": a for name, a in state.arrays.items()}
+        prefixed |= {f"average.{name}": a for name, a in state.average.items()}
         prefixed |= {f"strategy.{name}": a for name, a in state.strategy.items()}
         data = save(prefixed)
         about: dict[str, Any] = {
@@ -121,6 +135,11 @@ class Checkpoints:
         return State(
             round=about["round"],
             arrays={name: stored[f"model.{name}"] for name in about["names"]},
+            average={
+                name: stored[f"average.{name}"]
+                for name in about["names"]
+                if f"average.{name}" in stored
+            },
             strategy={
                 name.removeprefix("strategy."): a
                 for name, a in stored.items()

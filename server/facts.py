@@ -7,13 +7,9 @@ are seconds, intervals are (low, high) at 95 %.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from common.histogram import Estimate, Floats, Interval
 from common.protocol import StudyProtocol
-
-Interval = tuple[float, float]
-Floats = NDArray[np.float64]
+from common.released import Reading
 
 
 @dataclass(frozen=True)
@@ -22,8 +18,9 @@ class RoundFacts:
 
     A hospital that was asked is in exactly one of `answered`, `refused` (hospital -> wire code)
     and `missing` (no reply before the deadline). `pooled_auroc` is exact and known in a rehearsal
-    only; `released_auroc` is read from the noised histograms. `epsilon` is what each hospital
-    states as spent so far in this study, at the protocol's delta.
+    only; `released_auroc` is read from the noised histograms. Both are None where the protocol does
+    not evaluate the model, the second also with too few patients to say. `epsilon` is what each
+    hospital states as spent so far in this study, at the protocol's delta.
     """
 
     round: int
@@ -33,7 +30,7 @@ class RoundFacts:
     missing: tuple[str, ...] = ()
     pooled_auroc: float | None = None
     pooled_interval: Interval | None = None
-    released_auroc: float | None = None
+    released_auroc: Estimate | None = None
     epsilon: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -43,7 +40,10 @@ class HospitalFacts:
 
     `local_only_auroc` and `local_only_pooled_auroc` are those of a model trained by this hospital
     alone, on its own and on all hospitals' validation patients; both None when it was not trained.
-    `accountant` and `noise_multiplier` (noise std / clipping norm) belong to `epsilon`.
+    `epsilon`, of the training patients, is the larger of what `accountant` and `second_accountant`
+    say; `noise_multiplier` (noise std / clipping norm) is this hospital's own. The validation
+    patients have released `histograms` score histograms, each with noise of standard deviation
+    `validation_noise` in a cell, at `validation_epsilon` in all.
     """
 
     name: str
@@ -57,8 +57,13 @@ class HospitalFacts:
     delta: float | None = None
     accountant: str | None = None
     noise_multiplier: float | None = None
+    second_accountant: str | None = None
+    validation_epsilon: float | None = None
+    validation_noise: float | None = None
+    histograms: int | None = None
 
 
+UNREADABLE = "too few patients to say"
 FEW_TRAINING, FEW_VALIDATION = 20, 10  # patients; below, plain words are due
 
 
@@ -66,13 +71,16 @@ FEW_TRAINING, FEW_VALIDATION = 20, 10  # patients; below, plain words are due
 class PooledFacts:
     """The final model on the validation patients of all hospitals together, exact.
 
-    `roc` is (false positive rate, true positive rate), each (m,) rising from 0 to 1.
+    Every image counts once, in `roc` too: (false positive rate, true positive rate), each (m,)
+    rising from 0 to 1. In `by_patient` every patient does: what the released histogram would say
+    without its noise; None when there are too few patients to say.
     """
 
     auroc: float | None
     interval: Interval | None
     average_precision: float | None
     roc: tuple[Floats, Floats] | None
+    by_patient: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,9 @@ class ReportFacts:
 
     `stopped` says in words why the run ended. `pooled` and `zero_shot_auroc` (the initial model,
     before round 1) are exact and None in a deployment, where exact scores stay in the hospitals.
+    `released` is read from the noised histograms of the same model as `pooled`; None when there
+    are too few patients to say. That model is the one after round `judged_after`: the final one, unless
+    the run ended early between two evaluations.
     `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
     """
 
@@ -92,6 +103,8 @@ class ReportFacts:
     noise_seeded: bool
     zero_shot_auroc: float | None = None
     pooled: PooledFacts | None = None
+    released: Reading | None = None
+    judged_after: int | None = None
 
     @property
     def rehearsal(self) -> bool:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from server.facts import Interval
+from common.histogram import Estimate, Interval
 
 ONE_CLASS = "not defined (one class only)"
 
@@ -129,6 +129,11 @@ def auroc(value: float | None, interval: Interval | None = None, why: str = ONE_
     if interval is None:
         return f"{value:.3f}"
     return f'{value:.3f} <span class="interval">({interval[0]:.3f}–{interval[1]:.3f})</span>'
+
+
+def estimate(found: Estimate | None, why: str) -> str:
+    """The same for a figure that carries its interval."""
+    return absent(why) if found is None else auroc(found.value, found.interval)
 
 
 def epsilon(value: float) -> str:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.files import write_atomic
-from server.facts import Floats, RoundFacts
+from common.histogram import Floats
+from common.released import OperatingPoint, Reading, ReliabilityBin
+from server.facts import RoundFacts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,40 +31,51 @@ def learning_curve_svg(rounds: Sequence[RoundFacts], zero_shot_auroc: float | No
     """AUROC after each round; None when there is no value to draw.
 
     Exact pooled AUROC with its 95 % band from round 0 (the initial model), the one read from the
-    released histograms as a thin line; a round without a value is a gap.
+    released histograms as squares with their 95 % intervals. A round whose model is not evaluated
+    has no value; a line goes on to the next that has one.
     """
     from matplotlib.ticker import MaxNLocator
 
-    number = np.array([0, *(facts.round for facts in rounds)])
-    exact = _with_gaps([zero_shot_auroc, *(facts.pooled_auroc for facts in rounds)])
-    released = _with_gaps([None, *(facts.released_auroc for facts in rounds)])
-    if np.all(np.isnan(exact)) and np.all(np.isnan(released)):
+    exact = [(facts.round, facts.pooled_auroc) for facts in rounds]
+    known = [
+        (number, value) for number, value in [(0, zero_shot_auroc), *exact] if value is not None
+    ]
+    released = [(facts.round, facts.released_auroc) for facts in rounds]
+    noised = [(number, found) for number, found in released if found is not None]
+    if not known and not noised:
         return None
     figure, axes = _canvas(6.4, 3.7)
-    if not np.all(np.isnan(exact[1:])):
-        band = [facts.pooled_interval or (np.nan, np.nan) for facts in rounds]
-        low, high = np.array(band, dtype=np.float64).T
-        axes.fill_between(number[1:], low, high, color=BLUE, alpha=0.16, linewidth=0)
+    band = [(f.round, *f.pooled_interval) for f in rounds if f.pooled_interval is not None]
+    if band:
+        number, low, high = np.array(band, dtype=np.float64).T
+        axes.fill_between(number, low, high, color=BLUE, alpha=0.16, linewidth=0)
         for edge in (low, high):
-            axes.plot(number[1:], edge, color=BLUE, linewidth=0.5)
-    if not np.all(np.isnan(exact)):
+            axes.plot(number, edge, color=BLUE, linewidth=0.5)
+    if known:
         axes.plot(
-            number, exact, color=BLUE, marker="o", markersize=4, label="pooled, exact (95 % band)"
+            *zip(*known, strict=True),
+            color=BLUE,
+            marker="o",
+            markersize=4,
+            label="pooled, exact (95 % band)",
         )
     if zero_shot_auroc is not None:
         axes.axhline(
             zero_shot_auroc, color=GREY, linestyle="--", linewidth=1, label="initial model"
         )
-    if not np.all(np.isnan(released)):
-        axes.plot(
-            number,
-            released,
+    if noised:
+        value = np.array([found.value for _, found in noised])
+        axes.errorbar(
+            [number for number, _ in noised],
+            value,
+            yerr=np.abs(np.array([found.interval for _, found in noised]).T - value),
             color=VERMILLION,
             linestyle="-.",
             linewidth=0.9,
+            elinewidth=0.7,
             marker="s",
             markersize=3,
-            label="released by the hospitals",
+            label="released by the hospitals (95 %)",
         )
     axes.set_xlabel("server round (0 = initial model)")
     axes.set_ylabel("AUROC")
@@ -75,15 +88,65 @@ def learning_curve_svg(rounds: Sequence[RoundFacts], zero_shot_auroc: float | No
     return _svg(figure)
 
 
-def roc_svg(false_positive: Floats, true_positive: Floats) -> str:
-    """ROC curve of the final model, with the diagonal of chance."""
+def roc_svg(exact: tuple[Floats, Floats] | None, released: Reading | None) -> str:
+    """ROC curve of the final model: exact (rates as from `roc_curve_points`), released, and chance.
+
+    The released curve has a mark at its operating point.
+    """
     figure, axes = _canvas(3.9, 3.7)
-    axes.plot(false_positive, true_positive, color=BLUE, linewidth=1.6, label="final model")
+    if exact is not None:
+        axes.plot(*exact, color=BLUE, linewidth=1.6, label="exact")
+    if released is not None:
+        axes.plot(*released.roc, color=VERMILLION, linestyle="-.", linewidth=1.2, label="released")
+        _mark(axes, released.operating_point)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set_xlabel("false positive rate (1 − specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    return _svg(figure)
+
+
+def _mark(axes: "Axes", point: OperatingPoint | None) -> None:
+    if point is None:
+        return
+    x, y = 1 - point.specificity.value, point.sensitivity.value
+    axes.plot(
+        [x], [y], color=VERMILLION, linestyle="", marker="s", markersize=6, label="operating point"
+    )
+
+
+def calibration_svg(
+    exact: Sequence[ReliabilityBin], released: Sequence[ReliabilityBin]
+) -> str | None:
+    """Share of positives in each bin of scores, with its standard error; None with no bin at all."""
+    if not exact and not released:
+        return None
+    figure, axes = _canvas(3.9, 3.7)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as the score says")
+    kinds = (
+        (exact, BLUE, "o", "-", -0.006, "exact"),
+        (released, VERMILLION, "s", "-.", 0.006, "released"),
+    )
+    for bins, colour, marker, line, shift, label in kinds:
+        if not bins:
+            continue
+        axes.errorbar(
+            [b.centre + shift for b in bins],  # apart, so that error bars do not hide each other
+            [b.observed for b in bins],
+            yerr=[b.error for b in bins],
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            linewidth=1,
+            elinewidth=0.8,
+            markersize=4,
+            label=label,
+        )
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    axes.set_xlabel("score")
+    axes.set_ylabel("share of positives")
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
     return _svg(figure)
 
 
@@ -105,7 +168,7 @@ def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
     for facts in rounds:
         scalars = {
             "pooled/auroc": facts.pooled_auroc,
-            "released/auroc": facts.released_auroc,
+            "released/auroc": facts.released_auroc.value if facts.released_auroc else None,
             "round/seconds": facts.seconds,
             **{f"epsilon/{hospital}": epsilon for hospital, epsilon in facts.epsilon.items()},
         }
@@ -120,11 +183,6 @@ def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
     path = folder / EVENTS_FILE
     write_atomic(path, buffer.getvalue())
     return path
-
-
-def _with_gaps(values: Sequence[float | None]) -> Floats:
-    """(n,) float64 in which None is NaN, which matplotlib leaves out."""
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":

@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from common.files import write_atomic
-from server.facts import HospitalFacts, ReportFacts
+from server.facts import UNREADABLE, HospitalFacts, ReportFacts
+from server.judgement import calibration, roc
 from server.page import (
     ONE_CLASS,
     absent,
@@ -27,7 +28,7 @@ from server.page import (
     small,
     table,
 )
-from server.plots import learning_curve_svg, roc_svg
+from server.plots import learning_curve_svg
 from server.statement import limits, privacy, warnings
 
 STAYS = "stays in the hospital"
@@ -43,7 +44,8 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
     sections = {
         "Headline numbers": _headline(facts),
         "Learning curve": _learning_curve(facts),
-        "ROC curve of the final model": _roc(facts),
+        "ROC curve of the final model": roc(facts),
+        "Calibration and operating point": calibration(facts),
         "Hospitals": _hospitals(facts),
         "Who took part in each round": _participation(facts),
         "Privacy": privacy(facts),
@@ -96,14 +98,8 @@ def _headline(facts: ReportFacts) -> str:
         initial = f"initial model: {escape(facts.protocol.model.initial_model)}"
         tiles.append(("AUROC before round 1", before, initial))
         precision = auroc(pooled.average_precision)
-        tiles.append(("Average precision", precision, "by chance: the share of positives"))
-    released = [(r.released_auroc, r.round) for r in facts.rounds if r.released_auroc is not None]
-    if released:
-        last, number = released[-1]
-        of = "noised histograms" if facts.private else "histograms without noise"
-        tiles.append(("AUROC, released", auroc(last), f"from {of}, after round {number}"))
-    elif pooled is None:
-        tiles.append(("AUROC", absent("not known"), "no hospital released a histogram"))
+        tiles.append(("Average precision, exact", precision, "by chance: the share of positives"))
+    tiles.append(("AUROC, released", *_released(facts)))
     tiles.append(("Largest ε of a hospital", *_largest_epsilon(facts)))
     asked = sum(len(r.answered) + len(r.refused) + len(r.missing) for r in facts.rounds)
     answered = sum(len(r.answered) for r in facts.rounds)
@@ -115,10 +111,27 @@ def _headline(facts: ReportFacts) -> str:
         for label, value, note in tiles
     )
     seconds = sum(r.seconds for r in facts.rounds)
+    early = facts.judged_after is not None and facts.judged_after != len(facts.rounds)
+    judged = f"The last model that was judged is that of round {facts.judged_after}. " * early
     return (
-        f'<div class="tiles">{cells}</div><p>How the run ended: {escape(facts.stopped)}. '
+        f'<div class="tiles">{cells}</div><p>How the run ended: {escape(facts.stopped)}. {judged}'
         f"Its rounds took {seconds:,.0f} s in all.</p>"
     )
+
+
+def _released(facts: ReportFacts) -> tuple[str, str]:
+    """Value and note of the tile."""
+    if not facts.rounds:
+        return absent("not known"), "no hospital released a histogram"
+    if facts.released is None:
+        advice = "fewer evaluations would each be less noisy" if facts.private else ""
+        return absent(UNREADABLE), advice
+    low, high = facts.released.auroc.interval
+    of = "noised" if facts.private else "without noise"
+    note = f"95 % interval {low:.3f}–{high:.3f}, {of}"
+    if facts.pooled is not None and facts.pooled.by_patient is not None and facts.private:
+        note += f"; {facts.pooled.by_patient.auroc.value:.3f} without the noise"
+    return auroc(facts.released.auroc.value), note
 
 
 def _largest_epsilon(facts: ReportFacts) -> tuple[str, str]:
@@ -147,23 +160,15 @@ def _learning_curve(facts: ReportFacts) -> str:
             "The band is a 95 % bootstrap interval over patients; every image counts once."
         )
     if any(r.released_auroc is not None for r in facts.rounds):
-        noise = "noised score histograms; the noise alone moves it from round to round"
-        source = noise if facts.private else "score histograms"
-        parts.append(f"The released curve is read from {source}. In it every patient counts once.")
+        noise = "noised score histograms; noise alone moves it from round to round"
+        source = noise if facts.private else "score histograms without noise"
+        parts.append(
+            f"The released curve is read from {source}. In it every patient counts once, and its "
+            "bars cover noise and choice of patients."
+        )
+    if facts.protocol.evaluation.every > 1:
+        parts.append("Models of rounds without a mark were not evaluated.")
     return figure(svg, "AUROC after each server round", " ".join(parts))
-
-
-def _roc(facts: ReportFacts) -> str:
-    if facts.pooled is None:
-        return f"<p>{absent('Not known here: exact scores stay in the hospitals.')}</p>"
-    if facts.pooled.roc is None:
-        return f"<p>{absent(ONE_CLASS.capitalize())}.</p>"
-    value = auroc(facts.pooled.auroc, facts.pooled.interval)
-    return figure(
-        roc_svg(*facts.pooled.roc),
-        "ROC curve of the final model on all validation patients",
-        f"All validation patients together, every image counts once. Area {value}.",
-    )
 
 
 def _hospitals(facts: ReportFacts) -> str:

@@ -4,10 +4,10 @@ The parts of a claim follow PRIVACY: unit, neighbouring relation, epsilon at del
 accountant, scope, releases, noise source, what is public by assumption, what is not covered.
 """
 
-from html import escape
+from collections.abc import Sequence
 
 from server.facts import ReportFacts
-from server.page import absent, epsilon, small, table
+from server.page import absent, count, epsilon, listed, small, table
 
 
 def warnings(facts: ReportFacts) -> str:
@@ -53,8 +53,9 @@ def limits(facts: ReportFacts) -> str:
     """What the figures may not be used for."""
     items = [
         "For research use. This is not a medical device; no diagnosis may rest on the model.",
-        "Intervals cover the choice of patients. They do not cover the choice of hospitals, the "
-        "randomness of training, nor how the labels were made.",
+        "Intervals cover the choice of patients, those of released figures the noise as well. They "
+        "do not cover the choice of hospitals, the randomness of training, nor how the labels were "
+        "made.",
         "Validation patients come from the same hospitals as the training patients. Performance "
         "elsewhere, on other scanners or in screening, is not known.",
         "A hospital with few validation patients has a wide interval; differences between such "
@@ -69,14 +70,8 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
     training, asked = facts.protocol.training, facts.protocol.privacy
     steps = len(facts.rounds) * training.steps_per_round
     void = " <strong>(void: seeded noise)</strong>" if facts.noise_seeded else ""
-    spent = [h.epsilon for h in facts.hospitals if h.epsilon is not None]
-    accountants = sorted({h.accountant for h in facts.hospitals if h.accountant is not None})
-    if spent:
-        low, high = epsilon(min(spent)), epsilon(max(spent))
-        span = low if low == high else f"{low} to {high}, by hospital"
-        guarantee = f"ε = {span}, at δ = {small(asked.delta)}{void}"
-    else:
-        guarantee = absent("not reported by any hospital")
+    guarantee = _spent([h.epsilon for h in facts.hospitals], asked.delta, void)
+    validation = _spent([h.validation_epsilon for h in facts.hospitals], asked.delta, void)
     noise = (
         "a known seed (test mode): no privacy"
         if facts.noise_seeded
@@ -88,21 +83,17 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
         (
             "Mechanism",
             "DP-SGD at each hospital: patients drawn by Poisson sampling, each patient's gradient "
-            "clipped, Gaussian noise added before anything leaves. "
-            f"Sampling rate q = {training.sampling_rate:g}, clipping norm C = "
+            "clipped, Gaussian noise added before anything leaves (its σ by hospital: see the table "
+            f"above). Sampling rate q = {training.sampling_rate:g}, clipping norm C = "
             f"{asked.max_grad_norm:g}, at most T = {steps} steps in {len(facts.rounds)} rounds",
         ),
         ("Guarantee, training", f"{guarantee} (agreed limit ε = {asked.epsilon:g})"),
         (
             "Guarantee, validation",
-            f"agreed limit ε = {asked.validation_epsilon:g} at δ = {small(asked.delta)}{void}, an "
-            "account of its own: these patients are never trained on, only noised score "
-            "histograms of theirs are released",
+            f"{validation} (agreed limit ε = {asked.validation_epsilon:g}), an account of its own: "
+            f"these patients are never trained on. Released are {_histograms(facts)}",
         ),
-        (
-            "Accountant",
-            escape(", ".join(accountants)) if accountants else absent("not reported"),
-        ),
+        ("Accountants", _accountants(facts)),
         ("Noise source", noise),
         (
             "Trust",
@@ -114,6 +105,46 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
             "this study. Other studies on the same patients add to it, in each hospital's ledger",
         ),
     ]
+
+
+def _spent(epsilons: Sequence[float | None], delta: float, void: str) -> str:
+    """The guarantee as the hospitals state it, from the least to the largest epsilon."""
+    known = [value for value in epsilons if value is not None]
+    if not known:
+        return absent("not reported by any hospital")
+    low, high = epsilon(min(known)), epsilon(max(known))
+    span = low if low == high else f"{low} to {high}, by hospital"
+    return f"ε = {span}, at δ = {small(delta)}{void}"
+
+
+def _histograms(facts: ReportFacts) -> str:
+    """What is released of the validation patients: how many histograms, when, how noisy."""
+    protocol = facts.protocol
+    every = protocol.evaluation.every
+    when = "every model" if every == 1 else f"the initial model, every {every}th model after it"
+    planned = (
+        f"noised score histograms of {when} and the final one, "
+        f"{count(protocol.evaluations, 'histogram')} in a whole study"
+    )
+    made = [h.histograms for h in facts.hospitals if h.histograms is not None]
+    done = f"; so far at most {max(made)} from a hospital" if made else ""
+    noise = [h.validation_noise for h in facts.hospitals if h.validation_noise is not None]
+    if not noise:
+        return planned + done
+    low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
+    span = low if low == high else f"{low} to {high}, by hospital,"
+    return (
+        f"{planned}{done}. A patient moves one by at most 1; its noise has σ = {span} in each cell"
+    )
+
+
+def _accountants(facts: ReportFacts) -> str:
+    named = {h.accountant for h in facts.hospitals} | {h.second_accountant for h in facts.hospitals}
+    known = sorted(name for name in named if name not in (None, "none"))
+    if not known:
+        return absent("not reported")
+    larger = ", written independently of each other; the larger ε counts" * (len(known) > 1)
+    return listed(known) + larger
 
 
 def _not_covered(facts: ReportFacts) -> list[str]:
@@ -134,8 +165,8 @@ def _not_covered(facts: ReportFacts) -> list[str]:
     if facts.pooled is not None:
         items.append(
             "<strong>The exact figures in this report</strong> (pooled and per-hospital AUROC, "
-            "intervals, ROC curve, numbers of validation patients, local-only models). They are "
-            "the rehearser's own and would not leave a hospital: in a deployment only noised score "
-            "histograms do."
+            "intervals, ROC curve, calibration, numbers of validation patients, local-only models). "
+            "They are the rehearser's own and would not leave a hospital: in a deployment only "
+            "noised score histograms do."
         )
     return items

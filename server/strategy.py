@@ -6,6 +6,7 @@ resume is the server optimizer's own state and nothing else.
 """
 
 from collections.abc import Mapping
+from statistics import median_high
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -47,17 +48,22 @@ FLOWER_NAMES = {
 WEIGHT = "num-examples"  # the metric by which Flower weighs a reply
 
 
-def public_weights(protocol: StudyProtocol) -> dict[str, float]:
-    """The aggregation weight of each hospital, from the roster alone; Flower normalises them.
+def public_weights(protocol: StudyProtocol, noise: Mapping[str, float]) -> dict[str, float]:
+    """The aggregation weight of each hospital in `noise` (its noise multiplier); Flower normalises.
 
-    "inverse-variance" is optimal for independent unbiased updates. The noise in hospital i's update
-    has standard deviation sigma C / (q n_i), so its weight is n_i squared; without noise what varies
-    is the sample, and the weight is n_i. "cohort" is n_i, "uniform" is 1.
+    All of it is public: the roster, and a noise multiplier that each reply states. "inverse-variance"
+    is optimal for independent unbiased updates: the noise in hospital i's update has standard
+    deviation sigma_i C / (q n_i), so its weight is (n_i / sigma_i) squared; without noise what varies
+    is the sample, and the weight is n_i. "cohort" is n_i, "uniform" is 1. Nobody gains weight by
+    stating less noise than the median hospital; the upper of two, so that one honest one suffices.
     """
-    power = {"inverse-variance": 2, "cohort": 1, "uniform": 0}[protocol.aggregation.weights]
-    if protocol.privacy.mechanism == "none":
-        power = min(power, 1)
-    return {h.name: float(h.nominal_patients**power) for h in protocol.hospitals}
+    nominal = {name: float(protocol.hospital(name).nominal_patients) for name in noise}
+    if protocol.aggregation.weights == "uniform":
+        return dict.fromkeys(noise, 1.0)
+    if protocol.aggregation.weights == "cohort" or protocol.privacy.mechanism == "none":
+        return nominal
+    least = max(median_high(noise.values()), 1e-9)
+    return {name: (nominal[name] * least / max(noise[name], least)) ** 2 for name in noise}
 
 
 class Aggregator:
@@ -71,31 +77,29 @@ class Aggregator:
             if getattr(settings, setting) is not None
         }
         self._strategy = STRATEGIES[name](**arguments)
-        self._weights = public_weights(protocol)
+        self._protocol = protocol
 
-    def aggregate(self, server_round: int, updates: Mapping[str, Arrays]) -> Arrays:
-        """The global update from the admitted `updates` by hospital (at least one).
+    def aggregate(
+        self, server_round: int, updates: Mapping[str, Arrays], noise: Mapping[str, float]
+    ) -> Arrays:
+        """The global update from the admitted `updates` and their noise multipliers, by hospital.
 
         Hospitals are taken in the order of their names: floating-point sums depend on the order,
         and the order of arrival differs from run to run.
         """
         hospitals = sorted(updates)
+        weights = public_weights(self._protocol, {h: noise[h] for h in hospitals})
         zero = {name: np.zeros_like(array) for name, array in updates[hospitals[0]].items()}
         if isinstance(self._strategy, FedAvgM):
             self._strategy.current_arrays = array_record(zero)
         elif isinstance(self._strategy, FedOpt):
             self._strategy.current_arrays = zero
-        replies = [self._reply(hospital, updates[hospital]) for hospital in hospitals]
-        aggregated, _ = self._strategy.aggregate_train(server_round, replies)
+        weighed = [_reply(updates[hospital], weights[hospital]) for hospital in hospitals]
+        aggregated, _ = self._strategy.aggregate_train(server_round, weighed)
         if aggregated is None:
             raise ValueError("Flower's strategy aggregated nothing from admitted updates")
         combined = plain_arrays(aggregated)
         return {name: combined[name].astype(np.float32) for name in zero}
-
-    def _reply(self, hospital: str, update: Arrays) -> Message:
-        weight = MetricRecord({WEIGHT: self._weights[hospital]})
-        content = RecordDict({"arrays": array_record(update), "metrics": weight})
-        return Message(content, dst_node_id=0, message_type="train")
 
     def state(self) -> Arrays:
         """The server optimizer's memory, as named arrays; empty for strategies without one."""
@@ -116,3 +120,10 @@ class Aggregator:
             for moment, attribute in (("m.", "m_t"), ("v.", "v_t")):
                 kept = {k.removeprefix(moment): a for k, a in state.items() if k.startswith(moment)}
                 setattr(strategy, attribute, kept or None)
+
+
+def _reply(update: Arrays, weight: float) -> Message:
+    content = RecordDict(
+        {"arrays": array_record(update), "metrics": MetricRecord({WEIGHT: weight})}
+    )
+    return Message(content, dst_node_id=0, message_type="train")

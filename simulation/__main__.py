@@ -4,10 +4,12 @@ import json
 import logging
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 
 from client.policy import Device
@@ -18,11 +20,14 @@ EXIT_REFUSED = 2
 EXIT_QUORUM = 3
 EXIT_INTERRUPTED = 130
 
+_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def simulate(
+    context: typer.Context,
     protocol: Annotated[
         Path | None,
         typer.Option(help="Study protocol to rehearse.", show_default="a shipped example"),
@@ -78,6 +83,12 @@ def simulate(
     Exit codes: 0 finished, 2 refused before or during the run, 3 a round missed its quorum,
     130 interrupted.
     """
+    if context.invoked_subcommand is not None:
+        given = [n for n in context.params if context.get_parameter_source(n) in _GIVEN]
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise typer.BadParameter(f"{option} belongs to a rehearsal, not to a subcommand")
+        return
     console = Console(stderr=as_json)
     outbound.switch_off()
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
@@ -118,6 +129,50 @@ def simulate(
         console.print(f"interrupted; continue with: {how}", highlight=False, soft_wrap=True)
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    protocol: Annotated[Path, typer.Argument(help="Study protocol to plan.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with one sub-folder a hospital, to count patients.")
+    ] = None,
+    patient_id_pattern: Annotated[
+        str | None, typer.Option(help="For class folders without manifest.csv, as in a rehearsal.")
+    ] = None,
+    rehearsal: Annotated[
+        bool,
+        typer.Option(
+            "--rehearsal/--no-rehearsal",
+            help="Rehearse the study on phantoms three times for a band of AUROC (minutes).",
+        ),
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on the last line instead of tables.")
+    ] = False,
+) -> None:
+    """What a study will cost and can achieve at each hospital, before anything is trained.
+
+    Exit codes: 0 planned, 2 refused.
+    """
+    console = Console(stderr=as_json)
+    outbound.switch_off()
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        from simulation import plan as planning  # Flower and Opacus take seconds: not before --help
+
+        study, found = planning.planned(protocol, data, patient_id_pattern)
+        planning.print_plan(console, found)
+        if rehearsal:
+            console.print("rehearsing on phantoms (--no-rehearsal leaves this out) ...")
+            outlook = planning.rehearsed(study)
+            planning.print_outlook(console, study, outlook)
+            found = replace(found, outlook=outlook)
+        if as_json:
+            typer.echo(json.dumps(found.as_json()))
+    except IntramuralError as error:
+        console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_REFUSED) from error
 
 
 def resume_command(folder: Path, *, baselines: bool, backend: str) -> str:

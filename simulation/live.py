@@ -88,10 +88,11 @@ class LiveTable:
         self._looks.append(self._beside.submit(self._look, record, spends, line))
 
     def _look(self, record: RoundRecord, spends: dict[str, list[Spend]], line: str) -> None:
-        scores = self._rehearsal.scores(record.round - 1)
-        self._auroc = {name: auroc(s) for name, s in scores.items()}
-        self._pooled = auroc(Scores.concatenate(list(scores.values())))
-        self._evaluated = record.round - 1
+        if self._rehearsal.protocol.evaluates(record.round):
+            scores = self._rehearsal.scores(record.round - 1)
+            self._auroc = {name: auroc(s) for name, s in scores.items()}
+            self._pooled = auroc(Scores.concatenate(list(scores.values())))
+            self._evaluated = record.round - 1
         delta = self._rehearsal.protocol.privacy.delta
         self._epsilon = {name: epsilon_of(s, delta).value for name, s in spends.items()}
         if not self._console.is_terminal:

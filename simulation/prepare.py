@@ -100,9 +100,9 @@ def calibrate_beside(protocol: StudyProtocol) -> None:
     """
 
     def calibrate() -> None:
-        from client.privacy.accounting import spends_of
+        from client.privacy.budget import protocol_noise
 
-        spends_of(protocol, training=True)
+        protocol_noise(protocol)
 
     Thread(target=calibrate, daemon=True).start()
 

@@ -11,14 +11,16 @@ from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
 from client.privacy.accounting import Epsilon, epsilon_of
-from client.training import choose_device, evaluate, load_model
+from client.statement import Statement, statement_of
+from client.training import Execution, evaluate, load_model
 from common.arrays import Arrays
 from common.errors import DataError, RunError
 from common.metrics import Scores
 from common.model_spec import model_spec
 from common.protocol import StudyProtocol
 from server.app import FINAL_MODEL, INITIAL_MODEL, Run
-from server.rounds import Observer, Outcome
+from server.asking import Observer
+from server.rounds import Outcome
 from simulation.backends import run_local, run_ray
 from simulation.hospitals import settle, with_roster
 
@@ -75,7 +77,7 @@ class Rehearsal:
         """What stands in each hospital's ledger for its training patients, over all restarts."""
         spends = {}
         for name, policy in self.policies().items():
-            with Ledger.open(policy.state) as ledger:
+            with Ledger.read(policy.state) as ledger:
                 spends[name] = ledger.spends("training")
         return spends
 
@@ -84,15 +86,22 @@ class Rehearsal:
         delta = self.protocol.privacy.delta
         return {name: epsilon_of(spends, delta) for name, spends in self.spends().items()}
 
+    def statements(self) -> list[Statement]:
+        """What each hospital promises in this study, from its own ledger."""
+        statements = []
+        for name, policy in self.policies().items():
+            with Ledger.read(policy.state) as ledger:
+                statements.append(statement_of(ledger, name, self.protocol.digest))
+        return statements
+
     def scores_of(self, arrays: Arrays) -> dict[str, Scores]:
         """Exact scores of any model of this study on every hospital's validation patients."""
         found = {}
         for name, policy in self.policies().items():
             cohort = open_cohort(policy.data, self.protocol.images, policy.patient_id_pattern)
-            device = choose_device(policy.device)
-            found[name] = evaluate(
-                load_model(self.protocol, arrays, device), cohort.validation, device
-            )
+            device = Execution.of(policy).device
+            model = load_model(self.protocol, arrays, device)
+            found[name] = evaluate(model, cohort.validation, self.protocol.evaluation, device)
         return found
 
     def alone(self, hospital: str, observer: Observer) -> Arrays:

@@ -9,19 +9,22 @@ from typing import Any
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from client.privacy.accounting import spends_of
+from client.statement import Statement
+from client.statement_text import write_statement
 from common.arrays import Arrays
 from common.files import write_atomic
+from common.histogram import score_histogram
+from common.messages import HISTOGRAM_BINS
 from common.metrics import (
     Scores,
     auroc,
     auroc_interval,
-    auroc_of_histogram,
     average_precision,
     roc_curve_points,
 )
+from common.released import Reading, read
 from server.checkpoint import RoundRecord
-from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.plots import write_tensorboard
 from server.report import write_report
 from server.rounds import Outcome
@@ -51,13 +54,11 @@ def judge_alone(rehearsal: Rehearsal, models: dict[str, Arrays]) -> dict[str, Lo
 
 def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOnly]) -> ReportFacts:
     """The facts of a run, finished or not: what the report, the JSON and the summary are made of."""
-    protocol, done = rehearsal.protocol, outcome.state.round
-    scores = rehearsal.scores(done)
-    spent = rehearsal.spent()
+    protocol = rehearsal.protocol
+    judged_after, scores = _last_judged(rehearsal, outcome)
     together = Scores.concatenate(list(scores.values()))
     zero_shot = Scores.concatenate(list(rehearsal.scores(0).values()))
-    private = protocol.privacy.mechanism != "none"
-    sigma = spends_of(protocol, training=True)["training"].noise_multiplier if private else None
+    spent = {statement.hospital: _spent(statement) for statement in rehearsal.statements()}
     return ReportFacts(
         protocol=protocol,
         backend=rehearsal.backend,
@@ -72,10 +73,7 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
                 interval=auroc_interval(scores[hospital.name]) if hospital.name in scores else None,
                 local_only_auroc=_of(local_only, hospital.name, "own"),
                 local_only_pooled_auroc=_of(local_only, hospital.name, "pooled"),
-                epsilon=spent[hospital.name].value if private else None,
-                delta=spent[hospital.name].delta if private else None,
-                accountant=spent[hospital.name].accountant if private else None,
-                noise_multiplier=sigma,
+                **(spent[hospital.name] if protocol.privacy.mechanism != "none" else {}),
             )
             for hospital in protocol.hospitals
         ),
@@ -86,8 +84,62 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
             interval=auroc_interval(together),
             average_precision=average_precision(together),
             roc=roc_curve_points(together),
+            by_patient=read(score_histogram(together, HISTOGRAM_BINS), 0.0),
         ),
+        released=_released(outcome, judged_after),
+        judged_after=judged_after,
     )
+
+
+def _last_judged(rehearsal: Rehearsal, outcome: Outcome) -> tuple[int, dict[str, Scores]]:
+    """The newest model that was judged, as its number of rounds, and the hospitals' exact scores.
+
+    The final one, unless the run ended between two evaluations.
+    """
+    for done in range(outcome.state.round, 0, -1):
+        if scores := rehearsal.scores(done):
+            return done, scores
+    return 0, rehearsal.scores(0)
+
+
+def _judging(outcome: Outcome) -> dict[int, RoundRecord]:
+    """The round that judged the model after so many rounds: the next one."""
+    return {record.round - 1: record for record in (*outcome.state.records, outcome.last)}
+
+
+def _released(outcome: Outcome, after_round: int) -> Reading | None:
+    """What the hospitals' histograms of the model after so many rounds say.
+
+    Beside them those of other rounds in which the same hospitals answered: the same patients.
+    """
+    judging = _judging(outcome)
+    record = judging.get(after_round)
+    if record is None or record.histogram is None or record.histogram_noise is None:
+        return None
+    others = [
+        other.histogram
+        for other in judging.values()
+        if other is not record and other.histogram and other.answered == record.answered
+    ]
+    return read(record.histogram, record.histogram_noise, others)
+
+
+def _spent(statement: Statement) -> dict[str, Any]:
+    """What a hospital's ledger says of this study, under the names of `HospitalFacts`."""
+    if not statement.studies:
+        return {"epsilon": 0.0, "validation_epsilon": 0.0, "histograms": 0}
+    said: dict[str, Any] = {}
+    for account, facts in statement.studies[0].accounts.items():
+        noise = facts.mechanisms[0][0]  # constant over a study
+        if account == "training":
+            said["epsilon"], said["delta"] = facts.epsilon.value, facts.epsilon.delta
+            said["accountant"] = facts.epsilon.accountant
+            said["second_accountant"] = facts.epsilon.second.accountant
+            said["noise_multiplier"] = noise
+        else:
+            said["validation_epsilon"], said["validation_noise"] = facts.epsilon.value, noise
+            said["histograms"] = sum(steps for _, _, steps in facts.mechanisms)
+    return said
 
 
 def _patients(scores: dict[str, Scores], name: str) -> int | None:
@@ -100,12 +152,14 @@ def _of(local_only: dict[str, LocalOnly], name: str, where: str) -> float | None
 
 
 def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
-    """Each closed round with the AUROC of the model that came out of it, judged one message later."""
-    closed: list[RoundRecord] = list(outcome.state.records)
-    later = [*closed[1:], outcome.last]
+    """Each closed round with the AUROC of the model that came out of it, judged one message later.
+
+    Where the protocol does not evaluate that model there are neither scores nor a histogram.
+    """
     facts = []
-    for record, judged in zip(closed, later, strict=False):
+    for record in outcome.state.records:
         scores = Scores.concatenate(list(rehearsal.scores(record.round).values()))
+        reading = _released(outcome, record.round)
         facts.append(
             RoundFacts(
                 round=record.round,
@@ -115,16 +169,17 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
                 missing=tuple(record.missing),
                 pooled_auroc=auroc(scores),
                 pooled_interval=auroc_interval(scores, resamples=300),
-                released_auroc=auroc_of_histogram(judged.histogram),
+                released_auroc=reading.auroc if reading else None,
             )
         )
     return facts
 
 
 def write_files(rehearsal: Rehearsal, facts: ReportFacts) -> dict[str, Any]:
-    """Report, TensorBoard events and `summary.json` in the run folder; returns the summary."""
+    """Report, privacy statement, TensorBoard events and `summary.json`; returns the summary."""
     write_report(rehearsal.folder, facts)
     write_tensorboard(rehearsal.folder / "tensorboard", facts.rounds)
+    write_statement(rehearsal.folder, rehearsal.statements(), rehearsal=True)
     summary = as_json(rehearsal.folder, facts)
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_atomic(rehearsal.folder / "summary.json", text.encode())
@@ -144,6 +199,10 @@ def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
             "auroc": pooled.auroc if pooled else None,
             "auroc_ci": list(pooled.interval) if pooled and pooled.interval else None,
             "average_precision": pooled.average_precision if pooled else None,
+            "judged_after_round": facts.judged_after,
+            # Beside each other: what hospitals released, and the same histogram without its noise.
+            **_as_json("released_", facts.released),
+            **_as_json("exact_by_patient_", pooled.by_patient if pooled else None),
         },
         "zero_shot": {"auroc": facts.zero_shot_auroc},
         "hospitals": {
@@ -155,11 +214,34 @@ def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
                 "epsilon": _finite(hospital.epsilon),
                 "delta": hospital.delta,
                 "accountant": hospital.accountant,
+                "second_accountant": hospital.second_accountant,
+                "noise_multiplier": hospital.noise_multiplier,
+                "validation_epsilon": _finite(hospital.validation_epsilon),
+                "validation_noise": hospital.validation_noise,
+                "histograms": hospital.histograms,
                 "nominal_patients": hospital.nominal_patients,
                 "validation_patients": hospital.validation_patients,
             }
             for hospital in facts.hospitals
         },
+    }
+
+
+def _as_json(prefix: str, reading: Reading | None) -> dict[str, Any]:
+    """The figures of a histogram; all None when noise leaves nothing to say."""
+    calibration = reading.calibration if reading else None
+    point = reading.operating_point if reading else None
+    sensitivity, specificity = (point.sensitivity, point.specificity) if point else (None, None)
+    return {
+        f"{prefix}auroc": reading.auroc.value if reading else None,
+        f"{prefix}auroc_ci": list(reading.auroc.interval) if reading else None,
+        f"{prefix}brier": calibration.brier if calibration else None,
+        f"{prefix}calibration_error": calibration.expected_error if calibration else None,
+        f"{prefix}threshold": point.threshold if point else None,
+        f"{prefix}sensitivity": sensitivity.value if sensitivity else None,
+        f"{prefix}sensitivity_ci": list(sensitivity.interval) if sensitivity else None,
+        f"{prefix}specificity": specificity.value if specificity else None,
+        f"{prefix}specificity_ci": list(specificity.interval) if specificity else None,
     }
 
 
@@ -189,6 +271,16 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
             f"pooled AUROC {with_interval(pooled.auroc, pooled.interval)}, average precision "
             f"{shown(pooled.average_precision)}, before training {shown(facts.zero_shot_auroc)}; "
             f"validation split by patient, every image counts, interval by patient bootstrap",
+            highlight=False,
+            soft_wrap=True,
+        )
+        released = facts.released
+        read_as = (
+            with_interval(released.auroc.value, released.auroc.interval) if released else UNREADABLE
+        )
+        console.print(
+            f"released by the hospitals: AUROC {read_as}; every patient counts once, interval for "
+            f"noise and patients",
             highlight=False,
             soft_wrap=True,
         )
@@ -225,8 +317,8 @@ def privacy_sentence(facts: ReportFacts) -> str:
     worst = max(spent, key=lambda h: h.epsilon or 0.0)
     sentence = (
         f"privacy: epsilon {worst.epsilon:.2f} at delta {worst.delta:g} at most, unit: patient, "
-        f"add/remove one, accountant {worst.accountant}, noise added at each hospital; validation "
-        f"patients have an account of their own"
+        f"add/remove one, the larger of {worst.accountant} and {worst.second_accountant}, noise "
+        f"added at each hospital; validation patients have an account of their own"
     )
     if facts.noise_seeded:
         sentence += ". TEST MODE: the noise came from a known seed, so nothing is private"

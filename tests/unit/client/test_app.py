@@ -34,7 +34,11 @@ REPLY = TrainReply(
     study="1" * 64,
     round=3,
     request="2" * 64,
+    ledger_head="3" * 64,
+    previous_head=None,
     histogram=((0.25,) * messages.HISTOGRAM_BINS,) * 2,
+    histogram_noise=1.5,
+    noise_multiplier=0.8,
     arrays=ARRAYS,
 )
 

@@ -17,8 +17,13 @@ HEADER: dict[str, Any] = {
     "study": "1" * 64,
     "round": 2,
     "request": "2" * 64,
+    "ledger_head": "3" * 64,
+    "previous_head": "4" * 64,
     "histogram": HISTOGRAM,
+    "histogram_noise": 1.5,
 }
+TRAINED: dict[str, Any] = HEADER | {"noise_multiplier": 0.8}
+NOT_JUDGED: dict[str, Any] = TRAINED | {"histogram": None, "histogram_noise": None}
 
 
 def update() -> Arrays:
@@ -28,7 +33,8 @@ def update() -> Arrays:
 @pytest.mark.parametrize(
     "reply",
     [
-        TrainReply(**HEADER, arrays=update()),
+        TrainReply(**TRAINED, arrays=update()),
+        TrainReply(**NOT_JUDGED, arrays=update()),
         EvaluateReply(**HEADER),
         HelloReply(hospital="north"),
         Refusal.of(LedgerError("detail")),
@@ -69,9 +75,20 @@ def changed(name: str, value: np.ndarray[Any, Any] | None) -> dict[str, Any]:
     ],
 )
 def test_another_update_stays(arrays: Arrays, says: str) -> None:
-    reply = TrainReply.model_construct(**HEADER, arrays=arrays)
-    with pytest.raises(EgressError, match=says):
-        release(reply, SPEC)
+    for header in (TRAINED, NOT_JUDGED):
+        reply = TrainReply.model_construct(**header, arrays=arrays)
+        with pytest.raises(EgressError, match=says):
+            release(reply, SPEC)
+
+
+def test_what_is_not_trained_does_not_leave() -> None:
+    """A study that trains the head: the very update that leaves elsewhere stays here."""
+    head = {"bias": SPEC["bias"]}
+    whole = TrainReply(**TRAINED, arrays=update())
+    assert release(whole, SPEC)
+    with pytest.raises(EgressError, match=r"unexpected \['conv.weight', 'scale'\]"):
+        release(whole, head)
+    assert release(whole.model_copy(update={"arrays": {"bias": update()["bias"]}}), head)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +138,7 @@ def test_another_histogram_stays(
     kind: type[TrainReply] | type[EvaluateReply], histogram: Any
 ) -> None:
     arrays = update() if kind is TrainReply else {}
-    reply = kind.model_construct(**HEADER | {"histogram": histogram}, arrays=arrays)
+    header = TRAINED if kind is TrainReply else HEADER
+    reply = kind.model_construct(**header | {"histogram": histogram}, arrays=arrays)
     with pytest.raises(EgressError, match="histogram"):
         release(reply, SPEC)

@@ -8,7 +8,7 @@ import pytest
 
 from client.policy import SitePolicy, load_policy, permit
 from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownStudyError
-from common.protocol import StudyProtocol
+from common.protocol import Evaluation, StudyProtocol
 
 MakeStudy = Callable[..., StudyProtocol]
 
@@ -81,6 +81,24 @@ def test_a_written_policy_is_read(tmp_path: Path) -> None:
     assert (strict.rehearsal, strict.noise_seed) == (False, None)
 
 
+def test_how_a_hospital_computes_is_its_own_choice_and_has_defaults(tmp_path: Path) -> None:
+    policy = load_policy(written(tmp_path, toml()))
+    found = (policy.device, policy.engine, policy.max_views_per_chunk, policy.precision)
+    assert found == ("auto", "book-keeping", None, "float32")
+    for engine, precision, most in (("opacus", "bf16", 1), ("book-keeping", "tf32", 4096)):
+        chosen = {
+            "engine": f'"{engine}"',
+            "precision": f'"{precision}"',
+            "max-views-per-chunk": str(most),
+        }
+        policy = load_policy(written(tmp_path, toml(**chosen)))
+        assert (policy.engine, policy.precision, policy.max_views_per_chunk) == (
+            engine,
+            precision,
+            most,
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -96,6 +114,20 @@ def test_a_written_policy_is_read(tmp_path: Path) -> None:
         ({"approved-studies": '["*"]'}, "'approved-studies.0' is '*' but must match pattern"),
         ({"hospital": '"../north"'}, "'hospital' is '../north' but must match pattern"),
         ({"device": '"tpu"'}, "'device' is 'tpu' but must be 'auto', 'cpu' or 'cuda'"),
+        ({"engine": '"hooks"'}, "'engine' is 'hooks' but must be 'book-keeping' or 'opacus'"),
+        ({"engine": "true"}, "'engine' is True but must be 'book-keeping' or 'opacus'"),
+        ({"engin": '"opacus"'}, "unknown key 'engin'; did you mean 'engine'"),
+        (
+            {"precision": '"fp16"'},
+            "'precision' is 'fp16' but must be 'float32', 'tf32' or 'bf16'",
+        ),
+        ({"precision": "32"}, "'precision' is 32 but must be"),
+        ({"max-views-per-chunk": "0"}, "'max-views-per-chunk' is 0 but must be greater than or"),
+        ({"max-views-per-chunk": "-1"}, "'max-views-per-chunk' is -1 but must"),
+        ({"max-views-per-chunk": "1.5"}, "'max-views-per-chunk' is 1.5 but must"),
+        ({"max-views-per-chunk": '"8"'}, "'max-views-per-chunk' is '8' but must"),
+        ({"max-views-per-chunk": "true"}, "'max-views-per-chunk' is True but must"),
+        ({"max-views-per-chunks": "8"}, "did you mean 'max-views-per-chunk'"),
     ],
 )
 def test_a_policy_with_a_mistake_permits_nothing(
@@ -149,6 +181,29 @@ def test_the_last_round_of_each_kind_is_permitted(small_study: MakeStudy) -> Non
     study = small_study()
     permit(study, site(study), 3, training=True)
     permit(study, site(study), 4, training=False)
+
+
+@pytest.mark.parametrize(
+    ("every", "judged"), [(1, {1, 2, 3, 4}), (2, {1, 3, 4}), (3, {1, 4}), (50, {1, 4})]
+)
+def test_a_request_only_to_evaluate_fits_a_round_that_evaluates(
+    small_study: MakeStudy, every: int, judged: set[int]
+) -> None:
+    """Each one is a release from the validation patients' account: no more than were approved."""
+    study = small_study().model_copy(update={"evaluation": Evaluation(every=every)})
+    policy = site(study)
+    for server_round in (1, 2, 3, 4):
+        if server_round in judged:
+            permit(study, policy, server_round, training=False)
+        else:
+            with pytest.raises(
+                RoundError, match=f"evaluates every {every} rounds and not in round {server_round}"
+            ):
+                permit(study, policy, server_round, training=False)
+        if server_round <= study.rounds:  # training may be asked for in any round
+            permit(study, policy, server_round, training=True)
+    with pytest.raises(RoundError, match="asks for round 5 and has 4"):
+        permit(study, policy, 5, training=False)
 
 
 @pytest.mark.parametrize("changes", [{"rehearsal": '"yes"'}, {"rehearsal": "1"}])

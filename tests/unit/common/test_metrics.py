@@ -4,8 +4,6 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -15,10 +13,8 @@ from common.metrics import (
     Scores,
     auroc,
     auroc_interval,
-    auroc_of_histogram,
     average_precision,
     roc_curve_points,
-    score_histogram,
 )
 
 SEED = 20_240_517
@@ -46,12 +42,6 @@ def pair_counting(scores: Scores, weight: Floats) -> float:
     return right / total
 
 
-def one_over_images(scores: Scores) -> Floats:
-    _, ordinal, images = np.unique(scores.patient, return_inverse=True, return_counts=True)
-    weight: Floats = 1.0 / images[ordinal]
-    return weight
-
-
 one_class = Scores(np.array([0.1, 0.9, 0.4]), np.array([1, 1, 1]), np.array([0, 1, 2]))
 no_images = Scores.concatenate([])
 
@@ -73,7 +63,6 @@ def test_nothing_is_defined_when_a_class_is_absent(scores: Scores) -> None:
     assert average_precision(scores) is None
     assert auroc_interval(scores) is None
     assert roc_curve_points(scores) is None
-    assert auroc_of_histogram(score_histogram(scores, 8)) is None
 
 
 def test_area_under_the_curve_points_is_the_auroc() -> None:
@@ -198,96 +187,3 @@ def test_interval_is_fast_enough_for_every_round() -> None:
         auroc_interval(scores)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5
-
-
-@st.composite
-def small_cohorts(draw: st.DrawFn) -> Scores:
-    size = draw(st.integers(1, 40))
-    score = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.125, 0.5, 1.0]))
-    return Scores(
-        np.array(draw(st.lists(score, min_size=size, max_size=size))),
-        np.array(draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))),
-        np.array(draw(st.lists(st.integers(-3, 6), min_size=size, max_size=size))),
-    )
-
-
-@settings(deadline=None)
-@given(scores=small_cohorts(), bins=st.integers(1, 40))
-def test_any_one_patient_changes_the_histogram_by_at_most_one(scores: Scores, bins: int) -> None:
-    histogram = score_histogram(scores, bins)
-    assert histogram.shape == (2, bins)
-    assert histogram.dtype == np.float64
-    assert histogram.sum() == pytest.approx(scores.patients, abs=1e-9)
-    for patient in np.unique(scores.patient):
-        rest = scores.patient != patient
-        without = Scores(scores.score[rest], scores.label[rest], scores.patient[rest])
-        change = histogram - score_histogram(without, bins)
-        assert np.linalg.norm(change) <= 1 + 1e-12
-        assert change.min() >= -1e-12
-
-
-def test_the_bound_is_reached_by_a_patient_in_one_cell() -> None:
-    scores = Scores(np.full(9, 0.3), np.ones(9, np.int64), np.zeros(9, np.int64))
-    assert np.linalg.norm(score_histogram(scores, 10)) == pytest.approx(1, abs=1e-12)
-
-
-def test_bins_are_half_open_and_the_last_one_holds_one() -> None:
-    scores = Scores(
-        np.array([0.0, 0.25, 0.2499, 0.75, 1.0]), np.array([0, 0, 0, 1, 1]), np.arange(5)
-    )
-    assert score_histogram(scores, 4).tolist() == [[2, 1, 0, 0], [0, 0, 0, 2]]
-
-
-def test_histogram_auroc_is_the_patient_weighted_auroc_and_adds_over_hospitals() -> None:
-    """Scores on the bins' own grid, so that binning loses nothing and equality is exact."""
-    rng = np.random.default_rng(SEED)
-    north, south = cohort(rng, 30, levels=16), cohort(rng, 11, levels=16)
-    both = Scores.concatenate([north, south])
-    bins = 17
-    total = score_histogram(north, bins) + score_histogram(south, bins)
-    np.testing.assert_allclose(total, score_histogram(both, bins), atol=1e-12)
-    weight = one_over_images(both)
-    expected = roc_auc_score(both.label, both.score, sample_weight=weight)
-    assert auroc_of_histogram(total) == pytest.approx(expected, abs=1e-12)
-    assert expected == pytest.approx(pair_counting(both, weight), abs=1e-12)
-    by_image = auroc(both)
-    assert by_image is not None
-    assert abs(expected - by_image) > 1e-3  # the two AUROCs are not the same quantity
-
-
-def test_histogram_without_noise_is_read_as_it_is_and_noise_pulls_little() -> None:
-    """400 patients, 16 bins, noise 2 per cell: the documented bias is below .002 and the root mean
-    square error .021, so the mean of 400 repetitions is known to .001. Accepted: .006 and .03."""
-    rng = np.random.default_rng(SEED)
-    label = (rng.random(4_000) < 0.25).astype(np.int64)
-    scores = Scores(
-        norm.cdf(rng.normal(size=4_000) + 1.9 * label - 1), label, np.arange(4000) // 10
-    )
-    exact = score_histogram(scores, 16)
-    truth = auroc_of_histogram(exact)
-    assert truth is not None
-    errors = []
-    for _ in range(400):
-        value = auroc_of_histogram(exact + rng.normal(scale=2, size=exact.shape))
-        assert value is not None
-        assert 0 <= value <= 1
-        errors.append(value - truth)
-    assert abs(np.mean(errors)) < 0.006
-    assert np.sqrt(np.mean(np.square(errors))) < 0.03
-
-
-@settings(deadline=None)
-@given(cells=st.lists(st.lists(st.floats(-50, 50), min_size=6, max_size=6), min_size=2, max_size=2))
-def test_any_noisy_histogram_gives_a_value_in_range_or_none(cells: list[list[float]]) -> None:
-    value = auroc_of_histogram(np.array(cells))
-    assert value is None or -1e-12 <= value <= 1 + 1e-12
-
-
-def test_histogram_auroc_of_hopeless_input() -> None:
-    assert auroc_of_histogram(np.zeros((2, 4))) is None
-    assert auroc_of_histogram([[1, 2, 3], [-1, -2, -3]]) is None
-    assert auroc_of_histogram([[1, 0], [0, 1]]) == 1
-    assert auroc_of_histogram([[0, 1], [1, 0]]) == 0
-    for wrong in (np.zeros(4), np.zeros((3, 4)), np.zeros((2, 0)), np.array([[np.nan], [1]])):
-        with pytest.raises(ValueError, match="score histogram"):
-            auroc_of_histogram(wrong)

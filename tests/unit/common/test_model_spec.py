@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from common.model_spec import model_spec, trainable_names, update_spec
+from common.model_spec import model_of, model_spec, trainable_names, update_spec
 from common.models import MODEL_NAMES, build_model
-from common.protocol import Model, StudyProtocol
+from common.protocol import Model, StudyProtocol, Trainable
 
 torch.set_num_threads(1)
 
 
-def study(name: str, channels: int) -> StudyProtocol:
+def study(name: str, channels: int, trainable: Trainable = "all") -> StudyProtocol:
     return StudyProtocol.model_validate(
         {
             "study": "a-study",
             "rounds": 1,
             "images": {"classes": ["no", "yes"], "size": 32, "channels": channels},
-            "model": {"name": name, "initial-model": "random"},
+            "model": {"name": name, "initial-model": "random", "trainable": trainable},
             "training": {"steps-per-round": 1, "learning-rate": 0.1, "sampling-rate": 0.5},
             "participation": {"quorum": 1},
             "hospitals": [{"name": "north", "nominal-patients": 9}],
@@ -61,6 +61,42 @@ def test_frozen_layers_travel_in_the_model_and_never_in_an_update() -> None:
     assert {name.rpartition(".")[2] for name in frozen} == {"scale", "shift"}
     for name in ("compact-cnn", "resnet18"):
         assert list(model_spec(study(name, 1))) == list(update_spec(study(name, 1)))
+
+
+@pytest.mark.parametrize("trainable", get_args(Trainable))
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_an_update_is_what_the_studys_own_model_trains(name: str, trainable: Trainable) -> None:
+    protocol = study(name, 1, trainable)
+    model = model_of(protocol)
+    trained = [(n, tuple(p.shape)) for n, p in model.named_parameters() if p.requires_grad]
+    assert list(update_spec(protocol).items()) == trained
+    assert list(model_spec(protocol).items()) == shapes(model.state_dict())
+    assert model_spec(protocol) == model_spec(study(name, 1))  # a request carries the whole model
+
+
+def test_an_update_of_the_head_alone_is_two_arrays() -> None:
+    """By hand, and asked in an order in which a remembered skeleton of another study would show."""
+    small = {"classifier.weight": (2, 64), "classifier.bias": (2,)}
+    assert len(update_spec(study("compact-cnn", 1))) == 4 + 2 * 4 + 2
+    assert update_spec(study("compact-cnn", 1, "head")) == small
+    norms = update_spec(study("compact-cnn", 1, "norm-and-head"))
+    assert set(norms) - set(small) == {
+        f"features.{n}.{kind}" for n in (1, 5, 9, 13) for kind in ("weight", "bias")
+    }
+    assert update_spec(study("compact-cnn", 1, "head")) == small
+    large = {"fc.weight": (2, 512), "fc.bias": (2,)}
+    assert update_spec(study("resnet18", 3, "head")) == large
+    assert len(update_spec(study("resnet18", 3, "norm-and-head"))) == 2 * 20 + 2
+    # Its normalisations are frozen affine layers, so there are none to train.
+    assert update_spec(study("resnet18-frozen-affine", 3, "norm-and-head")) == large
+
+
+def test_every_model_of_a_study_is_a_new_one() -> None:
+    protocol = study("compact-cnn", 1, "head")
+    one, two = model_of(protocol), model_of(protocol)
+    assert not set(one.parameters()) & set(two.parameters())
+    assert all(p.device.type == "cpu" for p in one.parameters())
+    assert one.training
 
 
 def test_a_parameter_that_is_switched_off_is_not_trained() -> None:

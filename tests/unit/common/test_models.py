@@ -1,5 +1,7 @@
 """The models against torchvision's, and their hooked gradients against a loop."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torchvision
@@ -11,7 +13,9 @@ from common.models import (
     MODEL_NAMES,
     CompactCNN,
     build_model,
+    freeze,
 )
+from common.protocol import Trainable
 from common.resnet import FrozenAffine, fold_imagenet, group_norm, resnet18
 
 
@@ -147,6 +151,93 @@ def test_frozen_affine_is_not_trained() -> None:
     trained = {name for name, _ in model.named_parameters()}
     assert not any("scale" in name or "shift" in name for name in trained)
     assert "bn1.scale" in model.state_dict()
+
+
+# --- what is trained, written out by hand ------------------------------------------------------
+
+_LAYERS = {
+    "compact-cnn": {
+        "convolutions": ["features.0", "features.4", "features.8", "features.12"],
+        "norms": ["features.1", "features.5", "features.9", "features.13"],
+        "head": ["classifier"],
+    },
+    "resnet18": {
+        "convolutions": [
+            "conv1",
+            *(f"layer{i}.{b}.conv{c}" for i in (1, 2, 3, 4) for b in (0, 1) for c in (1, 2)),
+            *(f"layer{i}.0.downsample.0" for i in (2, 3, 4)),
+        ],
+        "norms": [
+            "bn1",
+            *(f"layer{i}.{b}.bn{c}" for i in (1, 2, 3, 4) for b in (0, 1) for c in (1, 2)),
+            *(f"layer{i}.0.downsample.1" for i in (2, 3, 4)),
+        ],
+        "head": ["fc"],
+    },
+}
+
+
+def _expected(name: str, trainable: str) -> set[str]:
+    """Names of the parameters that are trained; convolutions have no bias here."""
+    layers = _LAYERS[name.removesuffix("-frozen-affine")]
+    trained = {f"{head}.{kind}" for head in layers["head"] for kind in ("weight", "bias")}
+    if trainable != "head" and name != "resnet18-frozen-affine":  # whose norms are never trained
+        trained |= {f"{norm}.{kind}" for norm in layers["norms"] for kind in ("weight", "bias")}
+    if trainable == "all":
+        trained |= {f"{convolution}.weight" for convolution in layers["convolutions"]}
+    return trained
+
+
+_EXPECTED_WEIGHTS = {
+    # counted by hand: a norm has two numbers a channel, a head features x classes + classes
+    ("compact-cnn", "norm-and-head"): 2 * (16 + 32 + 64 + 64) + 64 * 2 + 2,
+    ("compact-cnn", "head"): 64 * 2 + 2,
+    ("resnet18", "norm-and-head"): 2 * (64 * 5 + 128 * 5 + 256 * 5 + 512 * 5) + 512 * 2 + 2,
+    ("resnet18", "head"): 512 * 2 + 2,
+    ("resnet18-frozen-affine", "norm-and-head"): 512 * 2 + 2,
+    ("resnet18-frozen-affine", "head"): 512 * 2 + 2,
+}
+
+
+@pytest.mark.parametrize("trainable", get_args(Trainable))
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_exactly_what_is_named_gets_a_gradient_and_no_step_moves_the_rest(
+    name: str, trainable: Trainable
+) -> None:
+    model = build_model(name, 1, 2)
+    assert freeze(model, trainable) is model
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == _expected(name, trainable)
+    if trainable == "all":
+        assert trained == {n for n, _ in model.named_parameters()}
+    else:
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert count == _EXPECTED_WEIGHTS[name, trainable]
+    images, labels = torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 1, 0])
+    F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert _expected(name, "head") <= moved <= trained
+
+
+@pytest.mark.parametrize("trainable", get_args(Trainable))
+def test_freezing_changes_no_value_and_no_logit(trainable: Trainable) -> None:
+    model = build_model("compact-cnn", 1, 2)
+    images = torch.randn(2, 1, 32, 32)
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    logits = model(images)
+    freeze(model, trainable)
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+    assert torch.equal(model(images), logits)
+
+
+def test_the_head_is_the_last_linear_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.Linear(4, 4), nn.ReLU())
+    found = [n for n, p in freeze(model, "head").named_parameters() if p.requires_grad]
+    assert found == ["2.weight", "2.bias"]
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")

@@ -43,12 +43,17 @@ validation-fraction = 0.2
 [model]
 name = "compact-cnn"
 initial-model = "phantom"
+trainable = "all"
 
 [training]
 steps-per-round = 4
 learning-rate = 0.5
 sampling-rate = 0.5
 views-per-patient = 4
+flips-and-rotations = true
+
+[evaluation]
+every = 1
 flips-and-rotations = true
 
 [privacy]
@@ -61,6 +66,7 @@ validation-epsilon = 8.0
 [aggregation]
 strategy = "fedavg"
 weights = "inverse-variance"
+ema = 0.5
 
 [participation]
 quorum = 3
@@ -149,6 +155,22 @@ WRONG_VALUES = {
     "sampling rate NaN": ("sampling-rate = 0.5", "sampling-rate = nan", "training.sampling-rate"),
     "views 0": ("views-per-patient = 4", "views-per-patient = 0", "training.views-per-patient"),
     "flips": ("flips-and-rotations = true", "flips-and-rotations = 1", "flips-and-rotations"),
+    "trainable": ('trainable = "all"', 'trainable = "norms"', "model.trainable"),
+    "trainable as truth value": ('trainable = "all"', "trainable = true", "model.trainable"),
+    "evaluation never": ("every = 1", "every = 0", "evaluation.every"),
+    "evaluation backwards": ("every = 1", "every = -1", "evaluation.every"),
+    "evaluation every 1.5": ("every = 1", "every = 1.5", "evaluation.every"),
+    "evaluation every true": ("every = 1", "every = true", "evaluation.every"),
+    "evaluation flips": (
+        "every = 1\nflips-and-rotations = true",
+        'every = 1\nflips-and-rotations = "yes"',
+        "evaluation.flips-and-rotations",
+    ),
+    "ema 0": ("ema = 0.5", "ema = 0.0", "aggregation.ema"),
+    "ema 1": ("ema = 0.5", "ema = 1.0", "aggregation.ema"),
+    "ema negative": ("ema = 0.5", "ema = -0.5", "aggregation.ema"),
+    "ema NaN": ("ema = 0.5", "ema = nan", "aggregation.ema"),
+    "ema as text": ("ema = 0.5", 'ema = "0.5"', "aggregation.ema"),
     "mechanism": ('mechanism = "dp-sgd"', 'mechanism = "off"', "privacy.mechanism"),
     "epsilon 0": ("\nepsilon = 8.0", "\nepsilon = 0", "privacy.epsilon"),
     "epsilon negative": ("\nepsilon = 8.0", "\nepsilon = -8.0", "privacy.epsilon"),
@@ -214,6 +236,10 @@ def test_delta_is_below_one_in_the_largest_cohort() -> None:
         ("nominal-patients = 8", "patients = 8", "did you mean 'nominal-patients'?"),
         ("quorum = 3", "quorum = 3\nxyzzy = 3", "unknown key 'participation.xyzzy'"),
         ("steps-per-round = 4", "steps-per-round = 4\nsteps_per_round = 5", "steps_per_round"),
+        ("trainable", "trainabel", "'model.trainabel'; did you mean 'trainable'?"),
+        ("[evaluation]", "[evalution]", "unknown key 'evalution'; did you mean 'evaluation'?"),
+        ("every = 1", "evry = 1", "'evaluation.evry'; did you mean 'every'?"),
+        ("ema = 0.5", "eam = 0.5", "'aggregation.eam'; did you mean 'ema'?"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(old: str, new: str, hint: str) -> None:
@@ -231,6 +257,61 @@ def test_a_strategy_has_its_own_settings_and_no_others(strategy: str) -> None:
             assert getattr(parse_protocol(text).aggregation, setting) == number
         else:
             assert f"not a setting of '{strategy}'" in refusal(text)
+
+
+@pytest.mark.parametrize("strategy", STRATEGY_SETTINGS)
+def test_every_strategy_may_average_its_models(strategy: str) -> None:
+    text = changed('strategy = "fedavg"', f'strategy = "{strategy}"')
+    assert parse_protocol(text).aggregation.ema == 0.5
+    assert parse_protocol(text.replace("ema = 0.5\n", "")).aggregation.ema is None
+
+
+# --- when the model is judged ----------------------------------------------------------------
+
+
+def with_evaluations(rounds: int, every: int) -> StudyProtocol:
+    text = changed("rounds = 10", f"rounds = {rounds}")
+    return parse_protocol(text.replace("every = 1\n", f"every = {every}\n"))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "every", "judged"),
+    [
+        (10, 1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (10, 2, [1, 3, 5, 7, 9, 11]),
+        (10, 3, [1, 4, 7, 10, 11]),
+        (10, 5, [1, 6, 11]),
+        (10, 9, [1, 10, 11]),
+        (10, 10, [1, 11]),
+        (10, 11, [1, 11]),
+        (10, 1000, [1, 11]),
+        (1, 1, [1, 2]),
+        (1, 7, [1, 2]),
+    ],
+)
+def test_the_first_every_kth_and_the_final_model_are_judged(
+    rounds: int, every: int, judged: list[int]
+) -> None:
+    protocol = with_evaluations(rounds, every)
+    assert [r for r in range(1, rounds + 2) if protocol.evaluates(r)] == judged
+    assert protocol.evaluations == len(judged)
+
+
+def test_the_number_of_evaluations_is_that_of_the_rounds_that_evaluate() -> None:
+    """What is accounted is what is asked, also where the last round falls on a k-th one."""
+    base = with_evaluations(10, 1)
+    for rounds in range(1, 41):
+        for every in range(1, 45):
+            protocol = base.model_copy(
+                update={
+                    "rounds": rounds,
+                    "evaluation": base.evaluation.model_copy(update={"every": every}),
+                }
+            )
+            counted = sum(protocol.evaluates(r) for r in range(1, rounds + 2))
+            assert protocol.evaluations == counted, (rounds, every)
+            assert protocol.evaluates(1)
+            assert protocol.evaluates(rounds + 1)
 
 
 @pytest.mark.parametrize("name", ["compact-cnn", "resnet18"])
@@ -312,8 +393,14 @@ def test_a_whole_number_and_its_float_are_one_value() -> None:
 
 
 def test_a_default_that_is_written_out_changes_nothing() -> None:
-    left_out = changed("views-per-patient = 4\n", "")
-    assert parse_protocol(left_out).digest == parse_protocol(TEXT).digest
+    for written in (
+        "views-per-patient = 4\n",
+        'trainable = "all"\n',
+        "every = 1\n",
+        "[evaluation]\nevery = 1\nflips-and-rotations = true\n",
+    ):
+        left_out = changed(written, "")
+        assert parse_protocol(left_out).digest == parse_protocol(TEXT).digest
 
 
 # Another valid value for those leaves that cannot simply be counted up or lengthened.
@@ -323,8 +410,10 @@ OTHER_VALUES: dict[tuple[str | int, ...], Any] = {
     ("images", "fit"): "resize",
     ("model", "name"): "resnet18",
     ("model", "initial-model"): "random",
+    ("model", "trainable"): "head",
     ("training", "flips-and-rotations"): False,
     ("without-dp", "flips-and-rotations"): False,
+    ("evaluation", "flips-and-rotations"): False,
     ("privacy", "mechanism"): "none",
     ("aggregation", "strategy"): "fedmedian",
     ("aggregation", "weights"): "cohort",
@@ -405,6 +494,8 @@ def protocols(draw: st.DrawFn) -> StudyProtocol:
     for setting in (name.replace("_", "-") for name in STRATEGY_SETTINGS[strategy]):
         if draw(st.booleans()):
             aggregation[setting] = draw(SETTINGS[setting])
+    if draw(st.booleans()):
+        aggregation["ema"] = draw(SHARES)
     label = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     classes = draw(st.lists(label, min_size=2, max_size=2, unique=True))
     return StudyProtocol.model_validate(
@@ -412,6 +503,11 @@ def protocols(draw: st.DrawFn) -> StudyProtocol:
             "study": draw(NAMES),
             "rounds": draw(st.integers(1, 100_000)),
             "images": {"classes": classes, "size": draw(st.integers(16, 1024))},
+            "model": {"trainable": draw(st.sampled_from(["all", "norm-and-head", "head"]))},
+            "evaluation": {
+                "every": draw(st.integers(1, 100_000)),
+                "flips-and-rotations": draw(st.booleans()),
+            },
             "training": {
                 "steps-per-round": draw(st.integers(1, 10_000)),
                 "learning-rate": draw(POSITIVE),

@@ -45,18 +45,25 @@ def state(server_round: int) -> State:
             answered=["east", "north"],
             refused={"west": "E-POLICY-BUDGET"},
             missing=["south"],
-            histogram=[[1.5, -0.1], [1 / 3, 1e-7]],
+            heads={"north": f"{n:064x}", "east": f"{1000 + n:064x}"},
+            histogram=[[1.5, -0.1], [1 / 3, 1e-7]] if n % 2 else None,  # evaluated every second
+            histogram_noise=1 / 3 if n % 2 else None,
         )
         for n in range(1, server_round + 1)
     )
-    strategy = {"m.z.weight": some_arrays(100 + server_round)["z.weight"]}
-    return State(server_round, some_arrays(server_round), strategy, records)
+    return State(
+        round=server_round,
+        arrays=some_arrays(server_round),
+        average=some_arrays(200 + server_round),
+        strategy={"m.z.weight": some_arrays(100 + server_round)["z.weight"]},
+        records=records,
+    )
 
 
 def same(one: State | None, other: State) -> bool:
     def plain(s: State) -> object:
-        both = (s.arrays, s.strategy)
-        return s.round, s.records, [[(n, a.shape, a.tobytes()) for n, a in d.items()] for d in both]
+        kept = (s.arrays, s.average, s.strategy)
+        return s.round, s.records, [[(n, a.shape, a.tobytes()) for n, a in d.items()] for d in kept]
 
     return one is not None and plain(one) == plain(other)
 
@@ -90,7 +97,7 @@ def test_what_was_saved_is_loaded_in_the_models_order(
     found = Checkpoints(tmp_path, protocol).load()
     assert same(found, state(last))
     assert found is not None
-    assert list(found.arrays) == ["z.weight", "a.bias", "m"]
+    assert list(found.arrays) == list(found.average) == ["z.weight", "a.bias", "m"]
 
 
 def test_a_state_without_optimiser_or_rounds_is_kept_too(
@@ -98,7 +105,43 @@ def test_a_state_without_optimiser_or_rounds_is_kept_too(
 ) -> None:
     bare = State(round=0, arrays=some_arrays(0))
     Checkpoints(tmp_path, protocol).save(bare)
-    assert same(Checkpoints(tmp_path, protocol).load(), bare)
+    found = Checkpoints(tmp_path, protocol).load()
+    assert same(found, bare)
+    assert found is not None
+    assert (found.average, found.strategy, found.records) == ({}, {}, ())
+
+
+def test_the_result_is_the_average_where_there_is_one_and_the_last_model_otherwise() -> None:
+    with_average = state(2)
+    assert with_average.result is with_average.average
+    assert State(round=2, arrays=some_arrays(2)).result.keys() == some_arrays(2).keys()
+    without = State(round=2, arrays=some_arrays(2), strategy=with_average.strategy)
+    assert without.result is without.arrays
+
+
+def test_an_average_is_not_taken_for_the_model_or_for_a_strategys_memory(
+    tmp_path: Path, protocol: StudyProtocol
+) -> None:
+    """Names that look like each other's once each has its prefix."""
+    one = np.ones(1, np.float32)
+    kept = State(
+        round=1,
+        arrays={"m": one, "average.m": 2 * one, "strategy.m": 3 * one},
+        average={"m": 4 * one, "average.m": 5 * one, "strategy.m": 6 * one},
+        strategy={"m": 7 * one, "model.m": 8 * one, "average.m": 9 * one},
+    )
+    Checkpoints(tmp_path, protocol).save(kept)
+    found = Checkpoints(tmp_path, protocol).load()
+    assert found is not None
+    assert [[float(a[0]) for a in d.values()] for d in (found.arrays, found.average)] == [
+        [1.0, 2.0, 3.0],
+        [4.0, 5.0, 6.0],
+    ]
+    assert {n: float(a[0]) for n, a in found.strategy.items()} == {
+        "m": 7.0,
+        "model.m": 8.0,
+        "average.m": 9.0,
+    }
 
 
 def test_the_two_newest_are_kept(tmp_path: Path, protocol: StudyProtocol) -> None:
@@ -123,6 +166,8 @@ def test_rounds_jsonl_has_every_round_once(tmp_path: Path, protocol: StudyProtoc
     records = [json.loads(line) for line in lines]
     assert [record["round"] for record in records] == [1, 2, 3, 4]
     assert tuple(RoundRecord(**record) for record in records) == state(4).records
+    assert [record["histogram"] is None for record in records] == [False, True, False, True]
+    assert [record["heads"]["north"] for record in records] == [f"{n:064x}" for n in (1, 2, 3, 4)]
 
 
 def flip(path: Path, at: float, bit: int = 3) -> None:

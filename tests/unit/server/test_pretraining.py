@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,17 @@ def _small(model: torch.nn.Module, channels: int = 1, seed: int = 3) -> float:
     ).phantom_auroc
 
 
+def test_the_weights_are_a_moving_average_written_out() -> None:
+    average = torch.tensor(0.0)
+    naive = torch.tensor(0.0)
+    for step in range(1, 3000):
+        weights = torch.tensor(math.sin(step))
+        decay = min(0.998, (1 + step) / (10 + step))
+        naive = decay * naive + (1 - decay) * weights
+        average = pretraining._moved(average, weights, step)
+    torch.testing.assert_close(average, naive, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_learns_something_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "_HELD_OUT_PATCHES", 400)
@@ -66,7 +78,7 @@ def test_three_channels_are_the_grey_patch_three_times() -> None:
     state = one.state_dict()
     state["features.0.weight"] = state["features.0.weight"].repeat(1, 3, 1, 1) / 3
     three.load_state_dict(state)
-    grey = torch.randint(0, 256, (4, 32, 32), dtype=torch.uint8)
+    grey = torch.rand(4, 32, 32)
     with torch.no_grad():
         inputs = pretraining._inputs(grey, 3)
         torch.testing.assert_close(
@@ -76,14 +88,8 @@ def test_three_channels_are_the_grey_patch_three_times() -> None:
 
 
 def test_inputs_are_normalised_with_public_constants() -> None:
-    grey = torch.tensor([[[0, 102, 255]]], dtype=torch.uint8)
+    grey = torch.tensor([[[0, 0.4, 1]]])
     assert pretraining._inputs(grey, 1).flatten().tolist() == pytest.approx([-1.6, 0.0, 2.4])
-
-
-def test_the_eight_turns_are_all_different() -> None:
-    images = torch.arange(9.0).reshape(1, 1, 3, 3)
-    turned = {tuple(pretraining._turned(images, turn).flatten().tolist()) for turn in range(8)}
-    assert len(turned) == 8
 
 
 def test_progress_rises_to_one() -> None:
@@ -169,5 +175,5 @@ def test_shipped_weights_tell_real_nodules_that_they_never_saw() -> None:
     assert arrays is not None
     model = build_model("compact-cnn", 1, 2)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    scores = pretraining._scores(model, torch.from_numpy(np.stack(grey)), 1)
-    assert roc_auc_score(label, scores.numpy()) > 0.885
+    scores = pretraining._scores(model, torch.from_numpy(np.stack(grey)).float() / 255, 1)
+    assert roc_auc_score(label, scores.numpy()) > 0.915

@@ -7,19 +7,36 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from common.protocol import Hospital, Images, StudyProtocol
-from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from common.histogram import Estimate
+from common.protocol import Evaluation, Hospital, Images, StudyProtocol
+from common.released import read
+from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.page import count, difference, epsilon, listed, runs, small
-from server.plots import learning_curve_svg, write_tensorboard
+from server.plots import (
+    BLUE,
+    VERMILLION,
+    calibration_svg,
+    learning_curve_svg,
+    roc_svg,
+    write_tensorboard,
+)
 from server.report import write_report
 
 NO_PRIVACY = "No differential privacy in this run."
 SEEDED = "Noise came from a known seed: no privacy."
 NAMES = ("north", "east", "south", "west")
+
+
+# 600 negative and 300 positive patients; tests/unit/common/test_released.py has its figures by hand.
+HISTOGRAM = np.zeros((2, 16))
+HISTOGRAM[0, [1, 6, 12]] = 400, 100, 100
+HISTOGRAM[1, [1, 6, 12]] = 20, 80, 200
+NOISE = 2.0 * np.resize([1.0, -1.0, -1.0, 1.0, 0.5], (2, 16))
 
 
 def protocol(mechanism: str = "dp-sgd") -> StudyProtocol:
@@ -46,7 +63,7 @@ def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
             missing=("south",) if number > 8 else (),
             pooled_auroc=0.9 + number / 1000 if exact else None,
             pooled_interval=(0.88, 0.93) if exact else None,
-            released_auroc=0.8 + number / 1000 if released else None,
+            released_auroc=Estimate(0.8 + number / 1000, (0.7, 0.95)) if released else None,
             epsilon={"north": float(number)},
         )
         for number in range(1, 11)
@@ -55,7 +72,7 @@ def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
 
 def rehearsal(mechanism: str = "dp-sgd", noise_seeded: bool = False) -> ReportFacts:
     private = mechanism != "none"
-    spent = (7.9999, 1e-5, "PRV and PLD", 1.37) if private else (None, None, None, None)
+    spent: tuple[Any, ...] = (7.9999, 1e-5, "PRV", 1.37, "PLD", 5.4321, 2.46, 11) if private else ()
     curve = np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.75, 1.0])
     return ReportFacts(
         protocol=protocol(mechanism),
@@ -70,7 +87,9 @@ def rehearsal(mechanism: str = "dp-sgd", noise_seeded: bool = False) -> ReportFa
         ),
         noise_seeded=noise_seeded,
         zero_shot_auroc=0.8931,
-        pooled=PooledFacts(0.9101, (0.8731, 0.9371), 0.8571, curve),
+        pooled=PooledFacts(0.9101, (0.8731, 0.9371), 0.8571, curve, read(HISTOGRAM, 0.0)),
+        released=read(HISTOGRAM + NOISE, 2.0),
+        judged_after=10,
     )
 
 
@@ -82,6 +101,7 @@ def deployment() -> ReportFacts:
         rounds=rounds(exact=False),
         hospitals=tuple(HospitalFacts(name, 10) for name in NAMES),
         noise_seeded=False,
+        released=read(HISTOGRAM + NOISE, 2.0),
     )
 
 
@@ -156,8 +176,19 @@ def test_every_number_that_was_given_is_shown(tmp_path: Path) -> None:
         *("0.931", "0.901–0.957", "0.925", "0.917", "0.915", "0.861–0.962", "0.903", "0.906"),
         *("0.889", "0.782–0.983", "0.871", "0.894", "0.676"),
         *("+0.006", "−0.007", "+0.012", "+0.004", "+0.018", "+0.016", "+0.234"),
-        *("8.00 at 1e-5", "ε = 8.25", "1.37", "PRV and PLD", "C = 1.5", "q = 0.5", "T = 40 steps"),
-        *("all rounds were done", facts.protocol.digest, "0.810", "after round 10"),
+        *("8.00 at 1e-5", "ε = 8.25", "1.37", "PLD and PRV", "C = 1.5", "q = 0.5", "T = 40 steps"),
+        *("all rounds were done", facts.protocol.digest, "5.44", "σ = 2.46", "11 from a hospital"),
+        *(
+            "0.833",
+            "0.837",
+            "score ≥ 0.293",
+            "0.933",
+            "0.934",
+            "0.667",
+            "0.666",
+            "0.174",
+            "± 0.006",
+        ),
         "west refused with E-POLICY-BUDGET in rounds 1–2, 4–10",
     ]
     for number in expected:
@@ -321,3 +352,48 @@ def test_a_hospital_with_few_patients_is_told_what_it_gets(tmp_path: Path) -> No
     assert not any("north" in sentence for sentence in said)
     text = text_of(html_of(some, tmp_path))
     assert all(sentence in text for sentence in said)
+
+
+def test_exact_figures_stand_beside_released_ones_in_a_rehearsal_only(tmp_path: Path) -> None:
+    both, released = (
+        text_of(html_of(rehearsal(), tmp_path)),
+        text_of(html_of(deployment(), tmp_path)),
+    )
+    for text in (both, released):
+        assert "AUROC, released 0.837 95 % interval" in text
+    assert "0.833 without the noise" in both
+    assert "0.833" not in released
+    assert "Exact" not in released
+    unreadable = text_of(html_of(replace(rehearsal(), released=None), tmp_path))
+    assert f"AUROC, released {UNREADABLE}" in unreadable
+    assert "0.837" not in unreadable
+    assert UNREADABLE not in both
+
+
+def test_how_often_is_evaluated_is_said_as_the_protocol_has_it(tmp_path: Path) -> None:
+    facts = rehearsal()
+    text = text_of(html_of(facts, tmp_path))
+    assert "histograms of every model and the final one, 11 histograms in a whole study" in text
+    assert "not evaluated" not in text
+    seldom = facts.protocol.model_copy(update={"evaluation": Evaluation(every=4)})
+    text = text_of(html_of(replace(facts, protocol=seldom, judged_after=8), tmp_path))
+    assert "every 4th model after it and the final one, 4 histograms in a whole study" in text
+    assert "Models of rounds without a mark were not evaluated." in text
+    assert "The last model that was judged is that of round 8." in text
+
+
+def test_figures_hold_both_readings() -> None:
+    """A curve per reading: colours are in the SVG, text is drawn as glyphs."""
+    exact, released = read(HISTOGRAM, 0.0), read(HISTOGRAM + NOISE, 2.0)
+    assert exact is not None
+    assert released is not None
+    both = roc_svg(exact.roc, released)
+    alone = roc_svg(None, released)
+    assert BLUE.lower() in both
+    assert BLUE.lower() not in alone
+    assert VERMILLION.lower() in alone
+    picture = calibration_svg(exact.calibration.bins, released.calibration.bins)
+    assert picture is not None
+    assert BLUE.lower() in picture
+    assert VERMILLION.lower() in picture
+    assert calibration_svg((), ()) is None

@@ -1,18 +1,20 @@
 """The round loop against hospitals that answer, refuse, lie, come late or never come."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run as FlowerRun
+from safetensors.numpy import load_file
 
 from common import messages, records
 from common.arrays import Arrays, Spec
@@ -20,7 +22,8 @@ from common.errors import BudgetError, CheckpointError
 from common.messages import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
-from server import rounds
+from server import asking
+from server.app import FINAL_MODEL, Run
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.rounds import Outcome, run_rounds
 
@@ -36,6 +39,8 @@ Hospital = Callable[[Request], Answer]
 NAMES = ("east", "north", "south", "west")
 NODES = {"north": 11, "east": 12, "south": 13, "west": 14}
 COHORTS = {"north": 60, "east": 40, "south": 24, "west": 8}
+NOISE = dict.fromkeys(NAMES, 0.8)  # every hospital's noise multiplier
+HISTOGRAM_NOISE = {"north": 1.5, "east": 1.5, "south": 4.0, "west": 0.25}
 SUPERLINK = 1  # Flower's own error replies say that it sent them
 
 # A model of a few numbers, since the loop does not care: names not in the alphabet's order, and one
@@ -56,7 +61,7 @@ def trained_spec(protocol: StudyProtocol) -> Spec:
 
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "update_spec", trained_spec)
+    monkeypatch.setattr(asking, "update_spec", trained_spec)
 
 
 class FakeGrid(Grid):
@@ -66,13 +71,14 @@ class FakeGrid(Grid):
         self.hospitals = {NODES[name]: hospital for name, hospital in hospitals.items()}
         self.repeat = repeat  # how often each reply is delivered
         self.asked: list[tuple[int, int, str]] = []  # round, node, message type
+        self._pushed = 0
         self._replies: dict[str, bytes] = {}
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, run: FlowerRun) -> None:
         raise NotImplementedError
 
     @property
-    def run(self) -> Run:
+    def run(self) -> FlowerRun:
         raise NotImplementedError
 
     def create_message(
@@ -88,22 +94,31 @@ class FakeGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return self.hospitals
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+    # Flower's name for the argument is that of our module.
+    def push_messages(self, outgoing: Iterable[Message]) -> Iterable[str]:
         pushed = []
-        for message in messages:
-            message_id = f"message-{len(self.asked):04d}"
+        for message in outgoing:
+            message_id = f"message-{self._pushed:04d}"
+            self._pushed += 1
             message.metadata.__dict__["_message_id"] = message_id
             arrived = wired(message)
             node, kind = arrived.metadata.dst_node_id, arrived.metadata.message_type
             request = records.from_records(arrived.content)
+            pushed.append(message_id)
+            if isinstance(request, messages.HelloRequest):
+                name = next(name for name, n in NODES.items() if n == node)
+                self.answer(message_id, arrived, messages.HelloReply(hospital=name))
+                continue
             assert isinstance(request, TrainRequest | EvaluateRequest)
             assert arrived.metadata.group_id == str(request.round)
             self.asked.append((request.round, node, kind))
-            reply = reply_to(arrived, self.hospitals[node](request))
-            if reply is not None:
-                self._replies[message_id] = message_to_proto(reply).SerializeToString()
-            pushed.append(message_id)
+            self.answer(message_id, arrived, self.hospitals[node](request))
         return pushed
+
+    def answer(self, message_id: str, asked: Message, answer: Answer) -> None:
+        reply = reply_to(asked, answer)
+        if reply is not None:
+            self._replies[message_id] = message_to_proto(reply).SerializeToString()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         # The last asked answers first: the order of arrival is not that of asking.
@@ -155,8 +170,14 @@ class Watcher:
 
 def histogram(name: str, server_round: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rng = np.random.default_rng([NODES[name], server_round, 1])
-    low, high = rng.normal(3, 2, size=(2, messages.HISTOGRAM_BINS)).tolist()
+    cells = rng.normal(3, 2, size=(2, messages.HISTOGRAM_BINS)).astype(np.float32)
+    low, high = cells.tolist()
     return tuple(low), tuple(high)
+
+
+def head(name: str, server_round: int) -> str:
+    """The ledger's head of a hospital under its answer to a round."""
+    return hashlib.sha256(f"{name} {server_round}".encode()).hexdigest()
 
 
 def update(protocol: StudyProtocol, name: str, server_round: int, received: Arrays) -> Arrays:
@@ -168,24 +189,28 @@ def update(protocol: StudyProtocol, name: str, server_round: int, received: Arra
     }
 
 
-def honest(protocol: StudyProtocol, name: str) -> Hospital:
+def honest(protocol: StudyProtocol, name: str, noise: Mapping[str, float] = NOISE) -> Hospital:
     def answer(request: Request) -> Answer:
+        evaluates = protocol.evaluates(request.round)
         about: dict[str, Any] = {
             "study": protocol.digest,
             "round": request.round,
             "request": messages.fingerprint(request),
-            "histogram": histogram(name, request.round),
+            "ledger_head": head(name, request.round),
+            "previous_head": head(name, request.round - 1) if request.round > 1 else None,
+            "histogram": histogram(name, request.round) if evaluates else None,
+            "histogram_noise": HISTOGRAM_NOISE[name] if evaluates else None,
         }
         if isinstance(request, EvaluateRequest):
             return EvaluateReply.model_validate(about)
         about["arrays"] = update(protocol, name, request.round, request.arrays)
-        return TrainReply.model_validate(about)
+        return TrainReply.model_validate({**about, "noise_multiplier": noise[name]})
 
     return answer
 
 
-def all_honest(protocol: StudyProtocol) -> dict[str, Hospital]:
-    return {name: honest(protocol, name) for name in NAMES}
+def all_honest(protocol: StudyProtocol, noise: Mapping[str, float] = NOISE) -> dict[str, Hospital]:
+    return {name: honest(protocol, name, noise) for name in NAMES}
 
 
 def refusing(_: Request) -> Answer:
@@ -223,16 +248,22 @@ def run(
     )
 
 
-def weights(protocol: StudyProtocol, hospitals: Iterable[str], rounds: int) -> Arrays:
-    """The model after `rounds`, by a float64 loop of the test's own: mean by cohort squared."""
+def weights(
+    protocol: StudyProtocol,
+    hospitals: Iterable[str],
+    rounds: int,
+    noise: Mapping[str, float] = NOISE,
+) -> Arrays:
+    """The model after `rounds`, by a float64 loop of the test's own: mean by (cohort / noise)^2."""
     model = {name: a.astype(np.float64) for name, a in start(protocol).arrays.items()}
     for server_round in range(1, rounds + 1):
-        total = sum(COHORTS[h] ** 2 for h in hospitals)
+        total = sum((COHORTS[h] / noise[h]) ** 2 for h in hospitals)
         received = {name: a.astype(np.float32) for name, a in model.items()}
         for h in hospitals:
             sent = update(protocol, h, server_round, received)
             for name, array in sent.items():
-                model[name] = model[name] + COHORTS[h] ** 2 / total * array.astype(np.float64)
+                share = (COHORTS[h] / noise[h]) ** 2 / total
+                model[name] = model[name] + share * array.astype(np.float64)
     return {name: a.astype(np.float32) for name, a in model.items()}
 
 
@@ -260,8 +291,11 @@ def test_a_study_runs_to_its_end(study: str, make_study: MakeStudy, tmp_path: Pa
     for record in outcome.state.records:
         assert (record.answered, record.refused, record.missing) == (list(NAMES), {}, [])
         cells = sum(np.asarray(histogram(h, record.round)) for h in NAMES)
+        assert record.histogram is not None
         np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
-    assert outcome.last is not None
+        squares = 1.5 * 1.5 + 1.5 * 1.5 + 4.0 * 4.0 + 0.25 * 0.25
+        assert record.histogram_noise == pytest.approx(squares**0.5, rel=1e-12)
+        assert record.heads == {h: head(h, record.round) for h in NAMES}
     assert (outcome.last.round, outcome.last.answered) == (4, list(NAMES))
     if study == "small":
         assert bits(outcome.state.arrays)[1] == bits(start(protocol).arrays)[1]  # the frozen layer
@@ -332,7 +366,6 @@ def test_a_missed_quorum_stops_the_run_with_the_last_closed_round(
     assert outcome.stopped == "quorum-missed"
     assert outcome.state.round == 2
     agree(outcome.state.arrays, weights(protocol, NAMES, 2))
-    assert outcome.last is not None
     assert outcome.last.round == 3
     assert outcome.last.answered == ["east", "south"]
     assert outcome.last.refused == dict.fromkeys(("north", "west"), "E-POLICY-BUDGET")
@@ -397,7 +430,6 @@ def test_a_hospital_that_never_answers_is_missing_after_the_deadline(
     assert outcome.stopped == "finished"
     agree(outcome.state.arrays, weights(protocol, ("east", "north", "west"), 1))
     for record in (*outcome.state.records, outcome.last):
-        assert record is not None
         assert (record.answered, record.missing) == (["east", "north", "west"], ["south"])
 
 
@@ -417,7 +449,6 @@ def test_when_nobody_answers_the_run_ends_and_says_so(
     protocol = make_study(participation={"deadline-seconds": 0.1})
     outcome = run(protocol, dict.fromkeys(NAMES, silent), tmp_path)
     assert (outcome.stopped, outcome.state.round) == ("quorum-missed", 0)
-    assert outcome.last is not None
     assert outcome.last.missing == list(NAMES)
     assert bits(outcome.state.arrays) == bits(start(protocol).arrays)
 
@@ -464,8 +495,13 @@ def edited(change: Callable[[RecordDict], object]) -> Callable[[TrainReply], Ans
 
 
 def huge_cell(reply: TrainReply) -> Answer:
+    assert reply.histogram is not None
     low, high = reply.histogram
-    return reply.model_copy(update={"histogram": ((1.7e308, *low[1:]), high)})
+    return reply.model_copy(update={"histogram": ((1e38, *low[1:]), high)})
+
+
+def with_fields(**changes: Any) -> Callable[[TrainReply], Answer]:
+    return lambda reply: reply.model_copy(update=changes)
 
 
 def rotten(content: RecordDict) -> None:
@@ -491,8 +527,14 @@ RUBBISH: dict[str, tuple[Callable[[TrainReply], Answer], str]] = {
     "half the arrays": (with_arrays(lambda a: dict(list(a.items())[::2])), "E-REPLY-ARRAYS"),
     "other names": (with_arrays(lambda a: {"x" + n: x for n, x in a.items()}), "E-REPLY-ARRAYS"),
     "a huge cell": (huge_cell, "E-REPLY-HISTOGRAM"),
-    "another study": (lambda r: r.model_copy(update={"study": "f" * 64}), "E-REPLY-STUDY"),
-    "another request": (lambda r: r.model_copy(update={"request": "f" * 64}), "E-REPLY-REQUEST"),
+    "no histogram": (with_fields(histogram=None, histogram_noise=None), "E-REPLY-HISTOGRAM"),
+    "unsaid noise": (with_fields(histogram_noise=None), "E-REPLY-HISTOGRAM"),
+    # The square root of the sum of two such squares is infinite, and could not be saved.
+    "noise without bound": (with_fields(histogram_noise=1.7e308), "E-MESSAGE"),
+    "a weight without bound": (with_fields(noise_multiplier=1.7e308), "E-MESSAGE"),
+    "a ledger head that is none": (with_fields(ledger_head="x"), "E-MESSAGE"),
+    "another study": (with_fields(study="f" * 64), "E-REPLY-STUDY"),
+    "another request": (with_fields(request="f" * 64), "E-REPLY-REQUEST"),
     "a hello": (lambda _: messages.HelloReply(hospital="north"), "E-REPLY-KIND"),
     "a train request": (
         lambda r: TrainRequest(protocol="x", round=1, arrays=r.arrays),
@@ -534,7 +576,10 @@ def test_rubbish_from_one_hospital_never_ends_the_run_and_never_reaches_the_mode
             [],
         )
         cells = sum(np.asarray(histogram(h, record.round)) for h in good)
+        assert record.histogram is not None
         np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
+        assert record.histogram_noise == pytest.approx((1.5**2 + 4.0**2 + 0.25**2) ** 0.5)
+        assert record.heads == {h: head(h, record.round) for h in good}
 
 
 @pytest.mark.parametrize(
@@ -545,13 +590,16 @@ def test_the_largest_admitted_values_leave_the_model_finite(
     strategy: str, make_study: MakeStudy, tmp_path: Path
 ) -> None:
     """Whatever passes admission can ruin a model, but not the run: nothing overflows."""
-    protocol = make_study(aggregation={"strategy": strategy})
-    hospitals = all_honest(protocol)
+    protocol = make_study(aggregation={"strategy": strategy, "ema": 0.9})
+    most = messages.LARGEST_VALUE
+    hospitals = all_honest(protocol, dict.fromkeys(NAMES, most))
     for name, sign in (("north", 1), ("west", -1)):
-        hospitals[name] = changed(hospitals[name], set_all(sign * messages.LARGEST_VALUE))
+        loud = changed(hospitals[name], with_fields(histogram_noise=most))
+        hospitals[name] = changed(loud, set_all(sign * most))
     outcome = run(protocol, hospitals, tmp_path)
     assert outcome.stopped == "finished"
     assert outcome.state.records[-1].answered == list(NAMES)
+    assert all(np.isfinite(array).all() for array in outcome.state.result.values())
     assert all(np.isfinite(array).all() for array in outcome.state.arrays.values())
 
 
@@ -627,12 +675,17 @@ class Killed(BaseException):
     """The coordinator's process is gone."""
 
 
+@pytest.mark.parametrize("ema", [None, 0.7])
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi", "krum"])
 def test_a_resumed_run_ends_with_the_same_bits(
-    strategy: str, make_study: MakeStudy, tmp_path: Path
+    strategy: str, ema: float | None, make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    settings = {"server-momentum": 0.9} if strategy == "fedavgm" else {}
-    protocol = make_study(rounds=4, aggregation={"strategy": strategy, **settings})
+    settings: dict[str, Any] = {"server-momentum": 0.9} if strategy == "fedavgm" else {}
+    if ema is not None:
+        settings["ema"] = ema
+    protocol = make_study(
+        rounds=4, aggregation={"strategy": strategy, **settings}, evaluation={"every": 2}
+    )
     hospitals = all_honest(protocol)
     whole = run(protocol, hospitals, tmp_path / "whole").state
 
@@ -651,9 +704,16 @@ def test_a_resumed_run_ends_with_the_same_bits(
     resumed = run(protocol, hospitals, tmp_path / "killed", state=state, watcher=watcher).state
     assert watcher.calls[0] == ("started", 3, *NAMES)
     assert bits(resumed.arrays) == bits(whole.arrays)
+    assert bits(resumed.average) == bits(whole.average)
+    assert bits(resumed.result) == bits(whole.result)
+    assert (ema is None) == (whole.average == {})
     assert dict(bits(resumed.strategy)) == dict(bits(whole.strategy))
     assert [r.round for r in resumed.records] == [1, 2, 3, 4]
     assert [r.histogram for r in resumed.records] == [r.histogram for r in whole.records]
+    assert [r.histogram_noise for r in resumed.records] == [
+        r.histogram_noise for r in whole.records
+    ]
+    assert [r.heads for r in resumed.records] == [r.heads for r in whole.records]
 
 
 def test_a_run_resumed_after_its_last_round_is_only_evaluated(
@@ -666,8 +726,6 @@ def test_a_run_resumed_after_its_last_round_is_only_evaluated(
     again = run(protocol, all_honest(protocol), tmp_path, state=state, watcher=watcher)
     assert watcher.calls[0] == ("started", 3, *NAMES)
     assert bits(again.state.arrays) == bits(first.state.arrays)
-    assert again.last is not None
-    assert first.last is not None
     assert again.last.histogram == first.last.histogram
 
 
@@ -692,3 +750,297 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_round_before(
     assert state.round == 2
     with pytest.raises(CheckpointError):
         Checkpoints(tmp_path, make_study(rounds=9)).load()
+
+
+# --- when the model is judged ------------------------------------------------------------------
+
+
+def test_rounds_that_do_not_evaluate_have_no_histogram_and_the_final_model_has_one(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=6, evaluation={"every": 4})
+    outcome = run(protocol, all_honest(protocol), tmp_path)
+    every = (*outcome.state.records, outcome.last)
+    judged = [r.round for r in every if r.histogram is not None]
+    assert judged == [1, 5, 7]  # the initial model, the one after four rounds, the final one
+    assert [r.round for r in every if r.histogram_noise is not None] == judged
+    assert len(judged) == protocol.evaluations
+    for record in every:
+        assert (record.answered, record.refused) == (list(NAMES), {})
+        if record.histogram is not None:
+            cells = sum(np.asarray(histogram(h, record.round)) for h in NAMES)
+            np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
+    agree(outcome.state.arrays, weights(protocol, NAMES, 6))
+    loaded = Checkpoints(tmp_path, protocol).load()
+    assert loaded is not None
+    assert loaded.records == outcome.state.records
+
+
+def test_a_hospital_that_judges_when_it_should_not_or_not_when_it_should_is_refused(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=4, evaluation={"every": 2})
+    hospitals = all_honest(protocol)
+    always = {"histogram": histogram("north", 1), "histogram_noise": 1.5}
+    never = dict.fromkeys(("histogram", "histogram_noise"))
+    hospitals["north"] = changed(hospitals["north"], with_fields(**always))
+    hospitals["west"] = changed(hospitals["west"], with_fields(**never))
+    refused = [r.refused for r in run(protocol, hospitals, tmp_path).state.records]
+    code = "E-REPLY-HISTOGRAM"
+    assert refused == [{"west": code}, {"north": code}, {"west": code}, {"north": code}]
+
+
+def test_the_noise_of_a_round_is_that_of_the_hospitals_in_it(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=1)
+    noise_free = changed(honest(protocol, "south"), with_fields(histogram_noise=0.0))
+    hospitals = {**all_honest(protocol), "north": refusing, "south": noise_free}
+    record = run(protocol, hospitals, tmp_path).state.records[0]
+    assert record.histogram_noise == pytest.approx((1.5**2 + 0.0 + 0.25**2) ** 0.5, rel=1e-12)
+
+
+def test_a_stricter_hospital_counts_less_in_the_model(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=2)
+    noise = {**NOISE, "north": 2 * NOISE["north"]}
+    outcome = run(protocol, all_honest(protocol, noise), tmp_path / "stricter")
+    agree(outcome.state.arrays, weights(protocol, NAMES, 2, noise))
+    plain = run(protocol, all_honest(protocol), tmp_path / "plain")
+    assert bits(plain.state.arrays) != bits(outcome.state.arrays)
+    # A liar among four moves nothing: less than the median is the median.
+    liar = run(protocol, all_honest(protocol, {**NOISE, "north": 1e-6}), tmp_path / "liar")
+    assert bits(liar.state.arrays) == bits(plain.state.arrays)
+
+
+# --- the moving average of the models ----------------------------------------------------------
+
+
+class Asked:
+    """Notes the model in every request that it passes on."""
+
+    def __init__(self, hospital: Hospital) -> None:
+        self.hospital = hospital
+        self.models: dict[int, Arrays] = {}
+
+    def __call__(self, request: Request) -> Answer:
+        self.models[request.round] = request.arrays
+        return self.hospital(request)
+
+
+@pytest.mark.parametrize("ema", [0.01, 0.5, 0.9, 0.9999])
+def test_the_result_is_the_weighted_mean_of_the_models_and_training_goes_on_from_the_last(
+    ema: float, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """Weights ema^age, the newest of age 0, in float64; the initial model has none."""
+    protocol = make_study(rounds=6, aggregation={"ema": ema})
+    asked = Asked(honest(protocol, "north"))
+    outcome = run(protocol, {**all_honest(protocol), "north": asked}, tmp_path / "with")
+    plain = make_study(rounds=6)
+    without = Asked(honest(plain, "north"))
+    last = run(plain, {**all_honest(plain), "north": without}, tmp_path / "without").state
+    for server_round in range(1, 7):  # the same models are trained, bit for bit
+        assert bits(asked.models[server_round]) == bits(without.models[server_round])
+    assert bits(outcome.state.arrays) == bits(last.arrays) == bits(without.models[7])
+
+    after = [without.models[r] for r in range(2, 7)] + [last.arrays]  # after rounds 1..6
+    total = sum(ema**age for age in range(6))
+    for name in last.arrays:
+        mean = sum(
+            ema ** (5 - i) / total * model[name].astype(np.float64) for i, model in enumerate(after)
+        )
+        np.testing.assert_allclose(outcome.state.average[name], mean, rtol=1e-5, atol=1e-6)
+    assert outcome.state.result is outcome.state.average
+    assert list(outcome.state.average) == list(last.arrays)
+    assert all(a.dtype == np.float32 for a in outcome.state.average.values())
+    assert bits(asked.models[7]) == bits(outcome.state.average)  # what hospitals judge last
+    assert bits(outcome.state.average) != bits(last.arrays)
+
+
+def test_the_average_of_one_model_is_that_model(make_study: MakeStudy, tmp_path: Path) -> None:
+    protocol = make_study(rounds=1, aggregation={"ema": 0.9})
+    state = run(protocol, all_honest(protocol), tmp_path).state
+    assert bits(state.average) == bits(state.arrays)
+
+
+def test_without_an_average_the_result_is_the_last_model(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=2)
+    asked = Asked(honest(protocol, "north"))
+    state = run(protocol, {**all_honest(protocol), "north": asked}, tmp_path).state
+    assert state.average == {}
+    assert state.result is state.arrays
+    assert bits(asked.models[3]) == bits(state.arrays)
+
+
+def test_frozen_layers_do_not_drift_in_the_average(make_study: MakeStudy, tmp_path: Path) -> None:
+    protocol = make_study(rounds=30, aggregation={"ema": 0.93})
+    state = run(protocol, all_honest(protocol), tmp_path).state
+    np.testing.assert_allclose(state.average[FROZEN], start(protocol).arrays[FROZEN], rtol=1e-6)
+
+
+def run_app(protocol: StudyProtocol, folder: Path, watcher: Watcher, *, resume: bool) -> Run:
+    """A whole run through the ServerApp, from the test's own initial model."""
+    folder.mkdir(exist_ok=True)
+    initial = start(protocol).arrays
+    whole = Run(protocol, folder, watcher, resume=resume, initial=initial)
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    whole.app()(FakeGrid(all_honest(protocol)), context)
+    return whole
+
+
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_the_final_model_on_disk_is_the_result_also_of_a_resumed_run(
+    ema: float | None, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    aggregation = {} if ema is None else {"ema": ema}
+    protocol = make_study(rounds=4, aggregation=aggregation)
+    whole = run_app(protocol, tmp_path / "whole", Watcher(), resume=False)
+    assert whole.outcome is not None
+    state = whole.outcome.state
+    on_disk = load_file(tmp_path / "whole" / FINAL_MODEL)
+    assert dict(bits(on_disk)) == dict(bits(state.result))
+    assert (dict(bits(on_disk)) == dict(bits(state.arrays))) is (ema is None)
+
+    class Kill(Watcher):
+        def round_started(self, server_round: int, asked: list[str]) -> None:
+            super().round_started(server_round, asked)
+            if server_round == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run_app(protocol, tmp_path / "killed", Kill(), resume=False)
+    assert not (tmp_path / "killed" / FINAL_MODEL).exists()
+    watcher = Watcher()
+    run_app(protocol, tmp_path / "killed", watcher, resume=True)
+    assert watcher.calls[0] == ("started", 3, *NAMES)
+    again = (tmp_path / "killed" / FINAL_MODEL).read_bytes()
+    assert again == (tmp_path / "whole" / FINAL_MODEL).read_bytes()
+
+
+# --- the chain of ledger heads -----------------------------------------------------------------
+
+
+def following(good: Hospital, previous: Mapping[int, str | None]) -> Hospital:
+    """`good`, whose ledger in some rounds follows on another head than the round's before."""
+
+    def answer(request: Request) -> Answer:
+        reply = good(request)
+        assert isinstance(reply, TrainReply | EvaluateReply)
+        if request.round not in previous:
+            return reply
+        return reply.model_copy(update={"previous_head": previous[request.round]})
+
+    return answer
+
+
+def refusals(outcome: Outcome) -> list[str | None]:
+    """Why north's answer was not used, in each round and at the end."""
+    return [r.refused.get("north") for r in (*outcome.state.records, outcome.last)]
+
+
+ROLLED = "E-REPLY-ROLLBACK"
+
+
+@pytest.mark.parametrize(
+    ("previous", "expected"),
+    [
+        ({}, [None] * 5),
+        ({1: head("north", 99)}, [None] * 5),  # it has a past that this run does not know
+        ({3: head("north", 77)}, [None] * 5),  # an answer was lost on the way
+        # Restored from a backup of round 1; from then on it follows on what was refused.
+        ({3: head("north", 1)}, [None, None, ROLLED, ROLLED, ROLLED]),
+        ({3: None}, [None, None, ROLLED, ROLLED, ROLLED]),  # made anew
+        ({5: head("north", 3)}, [None] * 4 + [ROLLED]),  # noticed at the evaluation too
+        # Set back, and then the right ledger is found again.
+        ({3: None, 4: head("north", 2)}, [None, None, ROLLED, None, None]),
+    ],
+)
+def test_a_hospital_whose_ledger_was_set_back_is_not_used(
+    previous: dict[int, str | None],
+    expected: list[str | None],
+    make_study: MakeStudy,
+    tmp_path: Path,
+) -> None:
+    protocol = make_study(rounds=4)
+    hospitals = all_honest(protocol)
+    hospitals["north"] = following(hospitals["north"], previous)
+    outcome = run(protocol, hospitals, tmp_path / "set back")
+    assert outcome.stopped == "finished"
+    assert refusals(outcome) == expected
+    for record in outcome.state.records:
+        assert ("north" in record.heads) == ("north" not in record.refused)
+    # Its refused updates reach no model: the same as if it had refused.
+    out = {r for r, code in enumerate(expected, 1) if code is not None}
+    good = honest(protocol, "north")
+    hospitals["north"] = lambda request: (refusing if request.round in out else good)(request)
+    without = run(protocol, hospitals, tmp_path / "without")
+    assert bits(outcome.state.arrays) == bits(without.state.arrays)
+
+
+def test_an_answer_that_never_arrived_breaks_no_chain(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=4, participation={"deadline-seconds": 0.2})
+    hospitals = all_honest(protocol)
+    good = hospitals["north"]
+    hospitals["north"] = lambda request: (silent if request.round == 2 else good)(request)
+    outcome = run(protocol, hospitals, tmp_path)
+    assert [r.missing for r in outcome.state.records] == [[], ["north"], [], []]
+    assert refusals(outcome) == [None] * 5
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_ledger_that_was_set_back_while_the_run_stood_still_is_noticed(
+    fresh: bool, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """The heads are in the checkpoint: a coordinator that was killed still knows them."""
+    protocol = make_study(rounds=4)
+
+    class Kill(Watcher):
+        def round_started(self, server_round: int, asked: list[str]) -> None:
+            super().round_started(server_round, asked)
+            if server_round == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run(protocol, all_honest(protocol), tmp_path, watcher=Kill())
+    state = Checkpoints(tmp_path, protocol).load()
+    assert state is not None
+    assert [r.heads["north"] for r in state.records] == [head("north", 1), head("north", 2)]
+    hospitals = all_honest(protocol)
+    backup = {3: None if fresh else head("north", 1)}
+    hospitals["north"] = following(hospitals["north"], backup)
+    outcome = run(protocol, hospitals, tmp_path, state=state)
+    assert refusals(outcome) == [None, None, ROLLED, ROLLED, ROLLED]
+    # That it was set back is known after another stop too.
+    again = Checkpoints(tmp_path, protocol).load()
+    assert again is not None
+    assert refusals(run(protocol, all_honest(protocol), tmp_path, state=again))[-1] == ROLLED
+
+
+# --- what is frozen does not travel ------------------------------------------------------------
+
+
+def test_a_study_that_trains_the_head_changes_nothing_else_and_refuses_a_trunk(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(study="real", rounds=2, model={"trainable": "head"})
+    hospitals = all_honest(protocol)
+    outcome = run(protocol, hospitals, tmp_path / "honest")
+    agree(outcome.state.arrays, weights(protocol, NAMES, 2))
+    before = start(protocol).arrays
+    moved = {n for n, a in outcome.state.arrays.items() if a.tobytes() != before[n].tobytes()}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+    trunk = "features.0.weight"
+    hospitals["north"] = changed(
+        hospitals["north"],
+        with_arrays(lambda a: {trunk: np.ones(before[trunk].shape, np.float32), **a}),
+    )
+    outcome = run(protocol, hospitals, tmp_path / "trunk")
+    assert [r.refused for r in outcome.state.records] == [{"north": "E-REPLY-ARRAYS"}] * 2
+    agree(outcome.state.arrays, weights(protocol, ("east", "south", "west"), 2))
+    assert bits(outcome.state.arrays)[0] == (trunk, before[trunk].tobytes())

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 SHAPES: dict[str, tuple[int, ...]] = {"z.weight": (3, 4), "a.bias": (5,), "m.scale": (1,)}
 COHORTS = {"north": 60, "east": 40, "south": 24, "west": 8, "centre": 31, "abbey": 17}
 SEEDS = (1, 2, 3)
+EQUAL = dict.fromkeys(COHORTS, 0.8)  # every hospital's noise multiplier, where it should not matter
 
 # Non-default settings with which every strategy's memory matters.
 SETTINGS: dict[str, dict[str, float]] = {
@@ -101,12 +102,12 @@ def test_fedavg_is_the_weighted_mean(
 ) -> None:
     sent = updates(1, hospitals=hospitals)
     aggregator = Aggregator(study(strategy, {**SETTINGS[strategy], "weights": weights}))
-    agree(aggregator.aggregate(1, sent), naive_mean(sent, power))
+    agree(aggregator.aggregate(1, sent, EQUAL), naive_mean(sent, power))
 
 
 def test_fedavg_of_equal_updates_is_that_update(study: MakeStudy) -> None:
     one = updates(5)["east"]
-    found = Aggregator(study()).aggregate(1, dict.fromkeys(COHORTS, one))
+    found = Aggregator(study()).aggregate(1, dict.fromkeys(COHORTS, one), EQUAL)
     agree(found, flat(one))
 
 
@@ -128,7 +129,7 @@ def test_fedavgm_is_momentum_on_the_mean(
     for server_round in (1, 2, 3):
         sent = updates(seed, server_round)
         velocity = momentum * velocity + naive_mean(sent)
-        agree(aggregator.aggregate(server_round, sent), rate * velocity)
+        agree(aggregator.aggregate(server_round, sent, EQUAL), rate * velocity)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -158,7 +159,7 @@ def test_fedadam_and_fedyogi_are_adaptive_steps_on_the_mean(
             rate *= np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
         else:
             v = v - (1 - beta_2) * d**2 * np.sign(v - d**2)
-        agree(aggregator.aggregate(server_round, sent), rate * m / (np.sqrt(v) + tau))
+        agree(aggregator.aggregate(server_round, sent, EQUAL), rate * m / (np.sqrt(v) + tau))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -171,7 +172,7 @@ def test_fedmedian_is_the_median_of_each_coordinate(
     for column in stacked(sent).T:
         ranked = sorted(column)
         middle.append((ranked[(hospitals - 1) // 2] + ranked[hospitals // 2]) / 2)
-    agree(Aggregator(study("fedmedian")).aggregate(1, sent), np.array(middle))
+    agree(Aggregator(study("fedmedian")).aggregate(1, sent, EQUAL), np.array(middle))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -186,7 +187,7 @@ def test_fedtrimmedavg_is_the_mean_without_the_extremes_of_each_coordinate(
     sent = updates(seed, hospitals=hospitals)
     kept = [sorted(column)[cut : hospitals - cut] for column in stacked(sent).T]
     expected = np.array([sum(column) / len(column) for column in kept])
-    agree(Aggregator(study("fedtrimmedavg", settings)).aggregate(1, sent), expected)
+    agree(Aggregator(study("fedtrimmedavg", settings)).aggregate(1, sent, EQUAL), expected)
 
 
 def krum_by_brute_force(points: Floats, malicious: int) -> int:
@@ -214,7 +215,7 @@ def test_krum_is_the_update_that_its_neighbours_are_closest_to(
     hospitals = list(sent)
     chosen = hospitals[krum_by_brute_force(stacked(sent), malicious)]
     assert chosen not in hospitals[:malicious]
-    found = Aggregator(study("krum", {"malicious-hospitals": malicious})).aggregate(1, sent)
+    found = Aggregator(study("krum", {"malicious-hospitals": malicious})).aggregate(1, sent, EQUAL)
     assert all(found[name].tobytes() == sent[chosen][name].tobytes() for name in SHAPES)
 
 
@@ -227,7 +228,7 @@ def test_the_order_of_arrival_changes_no_bit(strategy: str, study: MakeStudy) ->
         result = b""
         for server_round in (1, 2):
             sent = updates(1, server_round)
-            combined = aggregator.aggregate(server_round, {h: sent[h] for h in order})
+            combined = aggregator.aggregate(server_round, {h: sent[h] for h in order}, EQUAL)
             result += b"".join(combined[name].tobytes() for name in SHAPES)
         results.add(result)
     assert len(orders) > 5
@@ -252,25 +253,25 @@ def test_a_restored_strategy_continues_bit_for_bit(
     protocol = study(strategy, SETTINGS[strategy])
     whole, before = Aggregator(protocol), Aggregator(protocol)
     for server_round in (1, 2):
-        expected = whole.aggregate(server_round, updates(4, server_round))
-        before.aggregate(server_round, updates(4, server_round))
+        expected = whole.aggregate(server_round, updates(4, server_round), EQUAL)
+        before.aggregate(server_round, updates(4, server_round), EQUAL)
         Checkpoints(tmp_path, protocol).save(
             State(round=server_round, arrays=expected, strategy=before.state())
         )
-    expected = whole.aggregate(3, updates(4, 3))
+    expected = whole.aggregate(3, updates(4, 3), EQUAL)
     state = Checkpoints(tmp_path, protocol).load()
     assert state is not None
     assert bool(state.strategy) is (strategy in ("fedavgm", "fedadam", "fedyogi"))
     fresh = Aggregator(protocol)
     fresh.restore(state.strategy)
-    found = fresh.aggregate(3, updates(4, 3))
+    found = fresh.aggregate(3, updates(4, 3), EQUAL)
     assert all(found[name].tobytes() == expected[name].tobytes() for name in SHAPES)
     again = fresh.state()
     assert {k: a.tobytes() for k, a in again.items()} == {
         k: a.tobytes() for k, a in whole.state().items()
     }
     if state.strategy:  # the memory is used at all: without it the result is another
-        forgetful = Aggregator(protocol).aggregate(3, updates(4, 3))
+        forgetful = Aggregator(protocol).aggregate(3, updates(4, 3), EQUAL)
         assert any(forgetful[name].tobytes() != expected[name].tobytes() for name in SHAPES)
 
 
@@ -279,18 +280,29 @@ def test_a_new_strategy_restored_from_nothing_is_new(strategy: str, study: MakeS
     protocol = study(strategy, SETTINGS[strategy])
     new, restored = Aggregator(protocol), Aggregator(protocol)
     restored.restore(new.state())
-    one, two = new.aggregate(1, updates(6)), restored.aggregate(1, updates(6))
+    one, two = new.aggregate(1, updates(6), EQUAL), restored.aggregate(1, updates(6), EQUAL)
     assert all(one[name].tobytes() == two[name].tobytes() for name in SHAPES)
 
 
 @pytest.mark.parametrize("strategy", SETTINGS)
 def test_updates_are_not_changed_by_aggregating_them(strategy: str, study: MakeStudy) -> None:
     sent = updates(2)
-    Aggregator(study(strategy, SETTINGS[strategy])).aggregate(1, sent)
+    Aggregator(study(strategy, SETTINGS[strategy])).aggregate(1, sent, EQUAL)
     again = updates(2)
     for hospital, arrays in again.items():
         assert list(sent[hospital]) == list(arrays)
         assert all(sent[hospital][name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+
+# --- public weights ----------------------------------------------------------------------------
+
+FOUR = ("north", "east", "south", "west")  # 60, 40, 24 and 8 nominal patients
+
+
+def shares(weights: Mapping[str, float]) -> list[float]:
+    """What a weighted mean makes of `weights`: only their ratios matter."""
+    total = sum(weights.values())
+    return [weight / total for weight in weights.values()]
 
 
 @pytest.mark.parametrize(
@@ -304,12 +316,111 @@ def test_updates_are_not_changed_by_aggregating_them(strategy: str, study: MakeS
         ("uniform", "none", [1.0] * 4),
     ],
 )
-def test_weights_come_from_the_roster_alone(
-    weights: str, mechanism: str, expected: list[float], make_study: MakeStudy
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 17.0])
+def test_with_equal_noise_the_weights_come_from_the_roster_alone(
+    weights: str, mechanism: str, expected: list[float], sigma: float, make_study: MakeStudy
 ) -> None:
     protocol = make_study(aggregation={"weights": weights}, privacy={"mechanism": mechanism})
-    found = public_weights(protocol)
-    assert found == dict(zip(("north", "east", "south", "west"), expected, strict=True))
+    found = public_weights(protocol, dict.fromkeys(FOUR, 0.0 if mechanism == "none" else sigma))
+    assert found == dict(zip(FOUR, expected, strict=True))
+
+
+@pytest.mark.parametrize("strict", FOUR)
+def test_a_hospital_with_twice_the_noise_has_a_quarter_of_its_weight(
+    strict: str, make_study: MakeStudy
+) -> None:
+    plain = public_weights(make_study(), dict.fromkeys(FOUR, 0.7))
+    found = public_weights(make_study(), {**dict.fromkeys(FOUR, 0.7), strict: 1.4})
+    assert found == pytest.approx({**plain, strict: plain[strict] / 4}, rel=1e-12)
+
+
+def test_the_weights_are_those_of_the_least_noisy_mean(make_study: MakeStudy) -> None:
+    """Gauss and Markov: no other weights give a weighted mean of a smaller variance."""
+    noise = dict(zip(FOUR, (0.9, 0.9, 0.9, 3.1), strict=True))
+    deviation = np.array([noise[h] / COHORTS[h] for h in FOUR])  # sigma C / (q n), q = C = 1
+    best = np.array(shares(public_weights(make_study(), noise)))
+    least = float(np.sum(best**2 * deviation**2))
+    assert least == pytest.approx(1 / np.sum(deviation**-2.0), rel=1e-12)
+    seed = 7
+    print(f"seed {seed}")
+    for other in np.random.default_rng(seed).dirichlet(np.ones(4), size=200):
+        assert float(np.sum(other**2 * deviation**2)) >= least
+
+
+@pytest.mark.parametrize("claim", [0.0, 1e-300, 1e-9, 0.1, 0.79])
+@pytest.mark.parametrize("liar", FOUR)
+def test_whoever_states_less_noise_than_the_median_gains_nothing(
+    liar: str, claim: float, make_study: MakeStudy
+) -> None:
+    others = iter((0.8, 0.8, 1.2))  # so that 0.8 is the median, with the liar or without
+    honest = {h: 0.8 if h == liar else next(others) for h in FOUR}
+    expected = shares(public_weights(make_study(), honest))
+    found = shares(public_weights(make_study(), {**honest, liar: claim}))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_nor_does_one_of_two_hospitals(make_study: MakeStudy) -> None:
+    """A quorum of two is allowed: then one honest hospital has to be protection enough."""
+    equal = shares(public_weights(make_study(), {"north": 0.8, "west": 0.8}))
+    found = shares(public_weights(make_study(), {"north": 0.8, "west": 0.001}))
+    assert found == pytest.approx(equal)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "cohort"])
+def test_other_weights_ignore_what_noise_is_stated(weights: str, make_study: MakeStudy) -> None:
+    protocol = make_study(aggregation={"weights": weights})
+    one = public_weights(protocol, dict.fromkeys(FOUR, 1.0))
+    assert public_weights(protocol, dict(zip(FOUR, (0.0, 1e-9, 5.0, 1e9), strict=True))) == one
+
+
+def test_without_differential_privacy_a_stated_noise_weighs_nothing(make_study: MakeStudy) -> None:
+    protocol = make_study(privacy={"mechanism": "none"})
+    stated = dict(zip(FOUR, (0.0, 1e-9, 5.0, 1e9), strict=True))
+    assert public_weights(protocol, stated) == {h: float(COHORTS[h]) for h in FOUR}
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-300, 1e9])
+def test_weights_of_any_admitted_noise_are_finite_and_not_all_nought(
+    noise: float, make_study: MakeStudy
+) -> None:
+    for stated in (
+        dict.fromkeys(FOUR, noise),
+        {**dict.fromkeys(FOUR, 1.0), "north": noise},
+        {**dict.fromkeys(FOUR, noise), "north": 1.0},
+    ):
+        found = list(public_weights(make_study(), stated).values())
+        assert np.isfinite(found).all()
+        assert min(found) >= 0
+        assert sum(found) > 0
+
+
+@pytest.mark.parametrize("hospitals", [1, 2, 5])
+def test_only_the_hospitals_that_answered_have_a_weight(hospitals: int, study: MakeStudy) -> None:
+    there = list(COHORTS)[:hospitals]
+    assert list(public_weights(study(), dict.fromkeys(there, 1.0))) == there
+
+
+@pytest.mark.parametrize("hospitals", [1, 3, 6])
+def test_fedavg_weighs_an_update_by_its_stated_noise(hospitals: int, study: MakeStudy) -> None:
+    """The whole way through Flower, against a float64 loop: mean with (n / sigma) squared."""
+    sent = updates(9, hospitals=hospitals)
+    noise = {name: 0.5 + 0.25 * (i // 4) + 0.5 * (i == 1) for i, name in enumerate(COHORTS)}
+    least = sorted(noise[name] for name in sent)[hospitals // 2]  # less than this gains nothing
+    total, weights = np.zeros(18), 0.0
+    for name, arrays in sent.items():
+        weight = (COHORTS[name] / max(noise[name], least)) ** 2
+        total, weights = total + weight * flat(arrays), weights + weight
+    agree(Aggregator(study()).aggregate(1, sent, noise), total / weights)
+    # It does matter: with equal noise the mean of three or six is another one.
+    plain = naive_mean(sent)
+    assert (hospitals == 1) == np.allclose(plain, total / weights, rtol=1e-3)
+
+
+def test_noise_of_a_hospital_without_an_update_changes_nothing(study: MakeStudy) -> None:
+    sent = updates(3, hospitals=4)
+    few = Aggregator(study()).aggregate(1, sent, {name: EQUAL[name] for name in sent})
+    more = Aggregator(study()).aggregate(1, sent, {**EQUAL, "abbey": 1e-6, "centre": 1e6})
+    assert all(few[name].tobytes() == more[name].tobytes() for name in SHAPES)
 
 
 def test_frozen_layers_are_in_no_update_and_stay_as_they_are(make_study: MakeStudy) -> None:
@@ -319,7 +430,7 @@ def test_frozen_layers_are_in_no_update_and_stay_as_they_are(make_study: MakeStu
     frozen = [name for name in whole if name not in spec]
     assert frozen
     sent = {h: {n: np.full(s, 0.5, np.float32) for n, s in small.items()} for h in ("east", "west")}
-    combined = Aggregator(protocol).aggregate(1, sent)
+    combined = Aggregator(protocol).aggregate(1, sent, EQUAL)
     assert list(combined) == list(small)
     model = {n: np.full(whole[n], 2.0, np.float32) for n in (*small, *frozen)}
     after = apply_update(model, combined)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from client.data import count_patients, open_cohort
-from client.ledger import Ledger
+from client.ledger import Account, Ledger, Spend
 from client.policy import load_policy
 from common.errors import DataError, RunError
 from common.protocol import StudyProtocol
@@ -80,6 +80,8 @@ def test_a_settled_hospital_keeps_its_ledger_and_refuses_other_options(
     assert policy.approved_studies == (protocol.digest,)
     assert policy.rehearsal
     with Ledger.open(policy.state) as ledger:
+        spends: dict[Account, Spend] = {"training": Spend(1.5, 0.25, 8)}
+        ledger.reserve("0" * 64, protocol.digest, 1, spends, {"validation-fraction": 0.2})
         ledger.seal("0" * 64, b"kept")
     settle(protocol, tmp_path, data, device="cpu", noise_seed=1)
     with Ledger.open(policy.state) as ledger:

@@ -1,0 +1,116 @@
+"""How the report judges the final model: ROC curve, calibration and operating point.
+
+In a rehearsal the exact figures stand beside the released ones; in a deployment there are only
+released ones, read from the hospitals' noised histograms.
+"""
+
+from common.released import WANTED_SENSITIVITY, Reading
+from server.facts import UNREADABLE, ReportFacts
+from server.page import ONE_CLASS, absent, auroc, estimate, figure, table
+from server.plots import calibration_svg, roc_svg
+
+NO_THRESHOLD = "no threshold between the bins has it"
+
+
+def roc(facts: ReportFacts) -> str:
+    """The ROC curve with its caption, or in words why there is none."""
+    exact = facts.pooled.roc if facts.pooled is not None else None
+    if exact is None and facts.released is None:
+        return f"<p>{absent(_nothing(facts))}.</p>"
+    said = []
+    if facts.pooled is not None:
+        area = auroc(facts.pooled.auroc, facts.pooled.interval)
+        said.append(
+            f"Exact: all validation patients together, every image counts once, area {area}."
+        )
+    if facts.released is not None:
+        said.append(
+            f"Released: read from {_histograms(facts)}, every patient counts once, AUROC "
+            f"{estimate(facts.released.auroc, UNREADABLE)}; the curve is smoothed, so that it rises. "
+            "The square is the operating point below."
+        )
+    else:
+        said.append(f"Released: {UNREADABLE}.")
+    return figure(
+        roc_svg(exact, facts.released),
+        "ROC curve of the final model on all validation patients",
+        " ".join(said),
+    )
+
+
+def calibration(facts: ReportFacts) -> str:
+    """Reliability by score, and the figures at the operating point, exact beside released."""
+    exact = facts.pooled.by_patient if facts.pooled is not None else None
+    readings = [("Exact, every patient once", exact)] if facts.pooled is not None else []
+    readings.append(("Released", facts.released))
+    if all(reading is None for _, reading in readings):
+        return f"<p>{absent(_nothing(facts))}.</p>"
+    svg = calibration_svg(
+        exact.calibration.bins if exact else (),
+        facts.released.calibration.bins if facts.released else (),
+    )
+    picture = "" if svg is None else figure(svg, "Share of positives by score", _calibration(facts))
+    columns = [_column(reading) for _, reading in readings]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    caption = (
+        f"The threshold is the highest between two bins with a sensitivity of at least "
+        f"{WANTED_SENSITIVITY:.2f}. It was chosen on these patients; on others it will do a little "
+        "worse. Brier score: mean squared distance between score and label; calibration error: mean "
+        "distance between score and share of positives. Both take a score for the centre of its bin. "
+        f"Released figures are read from {_histograms(facts)}"
+        + ("; exact ones from the same histograms without noise." if exact else ".")
+    )
+    return (
+        picture
+        + table(["", *(name for name, _ in readings)], rows, "numbers")
+        + f'<p class="caption">{caption}</p>'
+    )
+
+
+def _calibration(facts: ReportFacts) -> str:
+    """Caption of the figure."""
+    left_out = " Bins that do not stand above the noise are left out." if facts.private else ""
+    return (
+        "Share of positive images by score; bars: one standard error, for noise and number of "
+        f"patients.{left_out}"
+    )
+
+
+def _column(reading: Reading | None) -> dict[str, str]:
+    """The figures of one reading by the name of their row."""
+    names = ("AUROC", "Threshold", "Sensitivity", "Specificity", "Brier score", "Calibration error")
+    if reading is None:
+        return {name: absent(UNREADABLE) for name in names}
+    point, quality = reading.operating_point, reading.calibration
+    error = quality.expected_error
+    noise = f" ± {quality.brier_error:.3f}" if quality.brier_error else ""
+    values = (
+        estimate(reading.auroc, UNREADABLE),
+        absent(NO_THRESHOLD) if point is None else f"score ≥ {point.threshold:.3g}",
+        estimate(point.sensitivity if point else None, NO_THRESHOLD),
+        estimate(point.specificity if point else None, NO_THRESHOLD),
+        f"{quality.brier:.3f}{noise}",
+        absent("not above the noise") if error is None else f"{error:.3f}",
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def _histograms(facts: ReportFacts) -> str:
+    """ "the hospitals' noised histograms (noise 3.2 per cell at most)"."""
+    noise = [h.validation_noise for h in facts.hospitals if h.validation_noise]
+    if not facts.private:
+        return "the hospitals' histograms, which have no noise"
+    if not noise:
+        return "the hospitals' noised histograms"
+    low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
+    span = low if low == high else f"{low} to {high}"
+    return (
+        f"the hospitals' noised histograms (standard deviation {span} patients in a cell of each)"
+    )
+
+
+def _nothing(facts: ReportFacts) -> str:
+    """Why there is neither an exact nor a released figure."""
+    if facts.pooled is not None:
+        return ONE_CLASS.capitalize()
+    return UNREADABLE.capitalize() if facts.rounds else "No hospital released a histogram"

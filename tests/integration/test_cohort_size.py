@@ -1,0 +1,122 @@
+"""One patient more or less changes nothing that can be seen from outside: no constant and no length.
+
+Opacus' default derives rate and expected batch from the private cohort, which makes cohorts of 192
+and 193 patients separable in one step (PRIVACY.md section 2).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import training
+from client import vault as vault_module
+from client.data import Cohort, Patients
+from client.ledger import Ledger
+from client.policy import SitePolicy
+from client.privacy.engine import NoisyStep
+from client.privacy.sampling import poisson_draw
+from client.vault import Vault
+from common import messages
+from common.model_spec import model_of
+from common.protocol import StudyProtocol
+from tests import honesty
+
+FEW = [1, 2, 192, 193, 400]
+
+
+def cohort(patients: int) -> Cohort:
+    """`patients` on each side, with one image each."""
+    generator = np.random.default_rng(patients)
+
+    def side() -> Patients:
+        return Patients(
+            pixels=generator.integers(0, 256, (patients, 16, 16, 1), dtype=np.uint8),
+            labels=np.arange(patients) % 2,
+            offsets=np.arange(patients + 1),
+            mean=0.5,
+            std=0.25,
+        )
+
+    return Cohort(training=side(), validation=side())
+
+
+class Seen:
+    """What a hospital's answer of one round was made with, and what left."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.constants: list[Any] = []
+
+        class Step(NoisyStep):
+            def __init__(self, optimizer: torch.optim.Optimizer, **constants: Any) -> None:
+                seen.constants.append({k: v for k, v in constants.items() if k != "stream"})
+                super().__init__(optimizer, **constants)
+
+        def drawn(patients: Patients, rate: float, views: int, stream: Any) -> Any:
+            seen.constants.append((rate, views))
+            return poisson_draw(patients, rate, views, stream)
+
+        seen = self
+        patch.setattr(training, "NoisyStep", Step)
+        patch.setattr(training, "poisson_draw", drawn)
+
+    def of(
+        self, patients: int, state: Path, study: StudyProtocol, patch: pytest.MonkeyPatch
+    ) -> tuple[object, ...]:
+        """Constants of the steps, entries of the ledger, length of the reply, and its public fields."""
+        self.constants.clear()
+        state.mkdir()
+        Ledger.create(state)
+        patch.setattr(vault_module, "open_cohort", lambda *_: cohort(patients))
+        policy = SitePolicy(
+            hospital="north",
+            data=state,
+            state=state,
+            device="cpu",
+            approved_studies=(study.digest,),
+            max_epsilon=8.0,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = model_of(study)
+        arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+        request = messages.TrainRequest(protocol=study.to_toml(), round=1, arrays=arrays)
+        frame = Vault(policy).handle(messages.encode(request))
+        reply = messages.decode(frame)
+        assert isinstance(reply, messages.TrainReply)
+        assert reply.histogram is not None
+        header = json.loads(messages.header_of(reply))
+        secret = ("histogram", "ledger_head")  # noised; a hash over the time of day
+        with Ledger.read(state) as ledger:
+            reserved = [(r.spends, dict(r.terms)) for r in ledger.reservations()]
+        return (
+            list(self.constants),
+            reserved,
+            len(frame),
+            {key: len(header[key]) if key in secret else header[key] for key in header},
+            {name: (array.shape, array.dtype) for name, array in reply.arrays.items()},
+        )
+
+
+def assert_all_alike(cohorts: list[int], folder: Path, patch: pytest.MonkeyPatch) -> None:
+    seen, study = Seen(patch), honesty.study(rate=0.02)
+    first = seen.of(100, folder / "first", study, patch)
+    for patients in cohorts:
+        assert seen.of(patients, folder / str(patients), study, patch) == first, patients
+
+
+def test_cohorts_of_other_sizes_look_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_all_alike(FEW, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1, 401, 50))
+def test_every_cohort_from_1_to_400_looks_the_same(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_all_alike(list(range(first, first + 50)), tmp_path, monkeypatch)
