@@ -1,7 +1,7 @@
 """The vault: the process that sees the patients and has no network.
 
-    request ─> policy ─> inbound model ─> ledger.reserve ─> evaluate ─> train
-                                           reply <─ ledger.seal <─ egress <──┘
+    request ─> policy ─> inbound model ─> price ─> ledger.reserve ─> evaluate ─> train
+                                                    reply <─ ledger.seal <─ egress <──┘
 
 Bytes of one typed request in, bytes of one typed reply out; nothing else passes, and no exception.
 What a hospital may say about a failure is a code and a fixed text; the reason stays in its own log.
@@ -14,7 +14,7 @@ from client.data import Cohort, open_cohort
 from client.evidence import keep_scores, noised_histogram
 from client.ledger import Ledger, Reservation
 from client.policy import SitePolicy, permit
-from client.privacy.budget import check_affordable, spends_of, study_noise
+from client.privacy.budget import price
 from client.privacy.randomness import RandomStream
 from client.terms import terms_of
 from client.training import Execution, evaluate, load_model, train, trained_arrays
@@ -61,15 +61,14 @@ class Vault:
         with Ledger.open(self.policy.state) as ledger:
             if (sealed := ledger.sealed_reply(key)) is not None:
                 return sealed  # the same question never trains, and never spends, twice
-            study, terms = protocol.digest, terms_of(protocol, self.policy)
+            terms = terms_of(protocol, self.policy)
             reservation = ledger.pending(key)
             if reservation is None or reservation.terms != terms:
                 cap = self.policy.max_epsilon
-                noise = study_noise(protocol, ledger, cap)
-                spends = spends_of(protocol, request.round, noise, training=training)
-                check_affordable(ledger, spends, protocol, cap)
-                reservation = ledger.reserve(key, study, request.round, spends, terms)
-            reply = self._work(request, protocol, reservation, ledger.previous_head(study))
+                spends = price(protocol, request.round, ledger, cap, training=training)
+                reservation = ledger.reserve(key, protocol.digest, request.round, spends, terms)
+            previous = ledger.previous_head(protocol.digest)
+            reply = self._work(request, protocol, reservation, previous)
             frame = egress.release(reply, update_spec(protocol))
             ledger.seal(key, frame)
             return frame

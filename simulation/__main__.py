@@ -12,7 +12,7 @@ import typer
 from click.core import ParameterSource
 from rich.console import Console
 
-from client.policy import Device
+from client.policy import Device, Engine
 from common import outbound
 from common.errors import IntramuralError
 
@@ -69,6 +69,9 @@ def simulate(
         bool, typer.Option("--resume", help="Continue the run of this --name.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where hospitals train.")] = "auto",
+    engine: Annotated[
+        Engine, typer.Option(help="Per-patient gradients: our own or Opacus' hooks, the reference.")
+    ] = "book-keeping",
     noise_seed: Annotated[
         int | None,
         typer.Option(help="Test mode: noise and sampling from this seed. NOT private, repeatable."),
@@ -109,6 +112,7 @@ def simulate(
             folder=runs / run_name,
             resume=resume,
             device=device,
+            engine=engine,
             noise_seed=noise_seed,
         )
         study, sites = prepare(options, console)

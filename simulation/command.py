@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from client.privacy.budget import protocol_noise
 from common.protocol import StudyProtocol
+from simulation.disturbance import too_much
 from simulation.live import LiveTable, Silent
 from simulation.prepare import Options
 from simulation.rehearsal import Rehearsal
@@ -25,6 +27,10 @@ def carry_out(
     """Rehearse what `prepare` prepared and write the run folder; the summary that `--json` prints."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     rehearsal = Rehearsal(protocol, options.folder, sites, options.backend, options.ray_address)
+    if protocol.privacy.mechanism != "none":
+        sigma = protocol_noise(protocol)["training"]
+        if too_high := too_much(protocol, sigma):
+            console.print(f"[yellow]{too_high}[/yellow]", highlight=False, soft_wrap=True)
     with LiveTable(rehearsal, console) as table:
         outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
     local_only: dict[str, LocalOnly] = {}

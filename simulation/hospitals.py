@@ -15,7 +15,7 @@ from client.data import count_patients, hospital_folders
 from client.data.split import is_validation_patient
 from client.ledger import FILE as LEDGER_FILE
 from client.ledger import Ledger
-from client.policy import Device, SitePolicy
+from client.policy import Device, Engine, SitePolicy
 from common.errors import RunError
 from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
@@ -124,6 +124,7 @@ def settle(
     *,
     device: Device,
     noise_seed: int | None,
+    engine: Engine = "book-keeping",
     patient_id_pattern: str | None = None,
 ) -> dict[str, Path]:
     """Write each hospital's site policy and start its ledger; hospital -> its `site.toml`.
@@ -142,9 +143,9 @@ def settle(
             state=state,
             patient_id_pattern=patient_id_pattern,
             device=device,
+            engine=engine,
             approved_studies=(protocol.digest,),
-            # Twice the study's epsilon: a round that a crash interrupts is spent and asked again.
-            max_epsilon=2 * max(protocol.privacy.epsilon, protocol.privacy.validation_epsilon),
+            max_epsilon=max(protocol.privacy.epsilon, protocol.privacy.validation_epsilon),
             rehearsal=True,
             noise_seed=noise_seed,
         )

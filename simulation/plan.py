@@ -29,6 +29,7 @@ from client.privacy.budget import protocol_noise
 from common.metrics import Scores, auroc
 from common.protocol import Hospital, StudyProtocol, load_protocol
 from server.strategy import public_weights
+from simulation.disturbance import MOST_DISTURBANCE, disturbance, too_much
 from simulation.hospitals import from_folder, from_phantoms, settle
 from simulation.live import Silent, shown
 from simulation.rehearsal import Rehearsal
@@ -69,6 +70,7 @@ class HospitalPlan:
 class Plan:
     """The whole study; figures of privacy are None without differential privacy.
 
+    `disturbance` is how far the noise moves the model (`simulation.disturbance`).
     `epsilon` is (round, epsilon) after up to `MOST_ROUNDS_COMPUTED` of the rounds and the last, the
     same at every hospital whose own cap is not lower and whose patients are new.
     """
@@ -84,6 +86,7 @@ class Plan:
     epsilon: tuple[tuple[int, float], ...]
     accountant: str | None
     patient_signal_to_noise: float | None
+    disturbance: float | None
     hospitals: tuple[HospitalPlan, ...]
     remarks: tuple[str, ...]
     outlook: Outlook | None = None
@@ -121,11 +124,12 @@ def plan_of(protocol: StudyProtocol, found: dict[str, int] | None = None) -> Pla
         epsilon=tuple(curve),
         accountant=accountant,
         patient_signal_to_noise=of_one,
+        disturbance=disturbance(protocol, sigma) if sigma else None,
         hospitals=tuple(
             _hospital(protocol, hospital, weights[hospital.name] / whole, of_one, found or {})
             for hospital in protocol.hospitals
         ),
-        remarks=tuple(_of_the_study(protocol)),
+        remarks=tuple(_of_the_study(protocol, sigma)),
     )
 
 
@@ -179,14 +183,16 @@ def _hospital(
     return HospitalPlan(hospital.name, n, weight, gives, signal, tuple(remarks))
 
 
-def _of_the_study(protocol: StudyProtocol) -> list[str]:
+def _of_the_study(protocol: StudyProtocol, sigma: float | None) -> list[str]:
     privacy = protocol.privacy
-    if privacy.mechanism == "none":
+    if sigma is None:
         return ["NO differential privacy (mechanism = none): for rehearsals only."]
     remarks = [
         "Each hospital's patients have this budget of their own; a patient of two hospitals pays "
         "in both."
     ]
+    if too_high := too_much(protocol, sigma):
+        remarks.append(too_high)
     if privacy.epsilon > WEAK_EPSILON:
         remarks.append(
             f"epsilon {privacy.epsilon:g} is a weak promise: by it alone, what is known of a patient "
@@ -257,6 +263,10 @@ def print_plan(console: Console, plan: Plan) -> None:
         say(
             f"one patient's largest influence is {plan.patient_signal_to_noise:.2f} times the noise "
             f"(q sqrt(steps) / sigma), that of all patients of a hospital who agree is in the table"
+        )
+        say(
+            f"the noise moves the model by {plan.disturbance:.1f} in all; up to "
+            f"{MOST_DISTURBANCE:g} did no harm to the shipped model"
         )
     table = Table(show_edge=False)
     table.add_column("hospital", no_wrap=True)

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 from rich.console import Console
 
-from client.policy import Device
+from client.policy import Device, Engine
 from common.errors import RunError
 from common.files import write_atomic
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
@@ -40,6 +40,7 @@ class Options:
     folder: Path
     resume: bool
     device: Device
+    engine: Engine
     noise_seed: int | None
 
 
@@ -86,6 +87,7 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
         hospitals,
         data,
         device=options.device,
+        engine=options.engine,
         noise_seed=options.noise_seed,
         patient_id_pattern=options.patient_id_pattern,
     )

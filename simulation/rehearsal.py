@@ -121,6 +121,7 @@ class Rehearsal:
                 folder / "hospitals",
                 {hospital: policy.data},
                 device=policy.device,
+                engine=policy.engine,
                 noise_seed=policy.noise_seed,
                 patient_id_pattern=policy.patient_id_pattern,
             )

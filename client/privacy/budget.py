@@ -32,6 +32,19 @@ def protocol_noise(protocol: StudyProtocol) -> dict[Account, float]:
     }
 
 
+def price(
+    protocol: StudyProtocol, server_round: int, ledger: Ledger, cap: float, *, training: bool
+) -> dict[Account, Spend]:
+    """What a request of `server_round` costs at this hospital; BudgetError when that is too much.
+
+    `cap` is epsilon for life, on each account, over everything that stands in `ledger`.
+    """
+    noise = study_noise(protocol, ledger, cap)
+    spends = spends_of(protocol, server_round, noise, training=training)
+    check_affordable(ledger, spends, protocol, cap)
+    return spends
+
+
 def study_noise(protocol: StudyProtocol, ledger: Ledger, cap: float) -> dict[Account, float]:
     """The noise multiplier of each account at this hospital, the same from first round to last.
 

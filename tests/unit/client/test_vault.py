@@ -313,7 +313,7 @@ def test_broken_data_is_refused_and_the_spend_stays_reserved(site: Site) -> None
 
 
 PLACES = ["train", "evaluate", "open_cohort", "load_model", "keep_scores", "noised_histogram"]
-PLACES += ["parse_protocol", "permit", "study_noise", "spends_of", "check_affordable", "locked"]
+PLACES += ["parse_protocol", "permit", "price", "locked"]
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -102,6 +102,7 @@ def test_without_dp_the_study_takes_the_settings_chosen_without_it() -> None:
         folder=Path("unused"),
         resume=False,
         device="cpu",
+        engine="book-keeping",
         noise_seed=None,
     )
     changed = adapted(protocol, options)
