@@ -17,8 +17,9 @@ from common.metrics import Scores
 def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Histogram:
     """The released summary of `scores`: counts of patients per score bin and class, plus noise.
 
-    Adding or removing a patient moves the exact histogram by at most 1 in L2, so Gaussian noise of
-    standard deviation `spend.noise_multiplier` is the mechanism that the ledger accounts.
+    A patient counts once in each class in which it has images, with a weight such that adding or
+    removing a patient moves the exact histogram by at most 1 in L2 (`score_histogram`). So Gaussian
+    noise of standard deviation `spend.noise_multiplier` is the mechanism that the ledger accounts.
     """
     exact = score_histogram(scores, HISTOGRAM_BINS)
     noise = stream.normal(exact.size).reshape(exact.shape) * spend.noise_multiplier

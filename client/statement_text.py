@@ -22,7 +22,7 @@ RELEASES = (
     (
         "the score histogram of each evaluation",
         "covered, validation account",
-        "per class and score bin a count of patients, with Gaussian noise on it",
+        "per class and score bin a weighted count of patients, with Gaussian noise on it",
     ),
     (
         "the noise multipliers that travel with them",

@@ -1,9 +1,9 @@
 """How well a model tells the classes apart, from exact scores: they stay with whoever holds them.
 
 Every image counts once. What a hospital releases instead is a noised histogram, in which every
-patient counts once (`common.histogram`); the AUROCs of the two differ where patients differ in their
-number of images: a patient with forty patches weighs forty times one with a single patch here, and
-as much as that one there.
+patient counts once in each class (`common.histogram`); the AUROCs of the two differ where patients
+differ in their number of images: a patient with forty patches weighs forty times one with a single
+patch of that class here, and as much as that one there.
 """
 
 from dataclasses import dataclass

@@ -109,10 +109,13 @@ class Evaluation(_Section):
     Round 1 judges the initial model, then every `every`-th round the model that it received, and a
     last message the final one. Each time is a release of its own, so fewer of them are less noisy.
     With `flips_and_rotations` an image's score is the mean over the eight symmetries of the square.
+    `prevalence` is the share of positives at which calibration is stated: it depends on how common
+    they are where the model is used, which no hospital's case mix says.
     """
 
     every: PositiveInt = 1
     flips_and_rotations: bool = True
+    prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
 class Privacy(_Section):

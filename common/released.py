@@ -2,7 +2,9 @@
 
 The coordinator reads the sum of the hospitals' released histograms, with the standard deviation of
 the noise in a cell of that sum. A rehearsal reads the exact histogram too, with noise 0. Where the
-noise leaves nothing to say the answer is None. Every patient counts once (`common.histogram`).
+noise leaves nothing to say the answer is None. Every patient counts once in each class in which it
+has images (`common.histogram`), so the two rows do not have the images' proportions, and whatever
+depends on how common positives are is stated at a prevalence that the caller names.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from common.histogram import (
     OUTERMOST,
+    PATIENT,
     Estimate,
     Floats,
     Z,
@@ -41,8 +44,8 @@ class OperatingPoint:
 class ReliabilityBin:
     """One bin of scores, `low` to `high`, all 0..1.
 
-    `observed` is the share of positives among its patients; `error` its standard error, from the
-    noise and from the number of patients.
+    `observed` is the share of positives among its images at the stated prevalence; `error` its
+    standard error, from the noise and from the number of patients.
     """
 
     low: float
@@ -54,15 +57,17 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far scores can be read as probabilities, as far as bins allow.
+    """How far scores can be read as probabilities at `prevalence`, as far as bins allow.
 
-    A score counts as the centre of its bin (in the spacing of the bins). `bins` are those whose mass
-    stands above the noise, rising. `brier` is the mean squared distance to the label, its
-    `brier_error` the standard error from the noise alone. `expected_error` is the expected
-    calibration error (Naeini et al., AAAI 2015), less what the noise adds in each bin; None where
-    it is no larger than noise alone would make it.
+    `prevalence` (between 0 and 1) is the assumed share of positives; the scores of each class are
+    distributed as in the histogram. A score counts as the centre of its bin (in the spacing of the
+    bins). `bins` are those whose mass stands above the noise, rising. `brier` is the mean squared
+    distance to the label, its `brier_error` the standard error from the noise alone.
+    `expected_error` is the expected calibration error (Naeini et al., AAAI 2015), less what the
+    noise adds in each bin; None where it is no larger than noise alone would make it.
     """
 
+    prevalence: float
     bins: tuple[ReliabilityBin, ...]
     brier: float
     brier_error: float
@@ -84,22 +89,27 @@ class Reading:
 
 
 def read(
-    histogram: ArrayLike, noise_std: float, others: Sequence[ArrayLike] = ()
+    histogram: ArrayLike,
+    noise_std: float,
+    prevalence: float,
+    others: Sequence[ArrayLike] = (),
 ) -> Reading | None:
     """What a (2, bins) histogram with noise `noise_std` per cell says; `others` as for `steadied`.
 
-    None when there are too few patients to say, as for `auroc_of_histogram`. ValueError for what is
-    no score histogram.
+    `prevalence`, between 0 and 1, is the share of positives at which calibration is stated. None when
+    there are too few patients to say, as for `auroc_of_histogram`. ValueError for what is no score
+    histogram.
     """
     auroc = auroc_of_histogram(histogram, noise_std, others)
     if auroc is None:
         return None
     negatives, positives = steadied(histogram, others)
+    s = noise_std / PATIENT  # as the rows: in patients
     return Reading(
         auroc=auroc,
         roc=(_share_above(negatives), _share_above(positives)),
-        calibration=_calibration(negatives, positives, noise_std),
-        operating_point=_operating_point(negatives, positives, noise_std),
+        calibration=_calibration(negatives, positives, s, prevalence),
+        operating_point=_operating_point(negatives, positives, s),
     )
 
 
@@ -118,14 +128,17 @@ def isotonic(values: Floats) -> Floats:
     """The non-decreasing sequence nearest to `values` (n,), by the min-max formula.
 
     (Robertson, Wright, Dykstra 1988: the largest over starts of the least mean over ends.) Takes
-    n^3 work, for a handful of bins.
+    n^2 memory, for a handful of bins.
     """
-    count = values.size
-    fitted = [
-        max(min(values[a : b + 1].mean() for b in range(k, count)) for a in range(k + 1))
-        for k in range(count)
-    ]
-    return np.array(fitted, dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    start, end = np.indices((values.size, values.size))
+    length = end - start + 1
+    means = np.where(
+        length > 0, (total[1:] - total[:-1, None]) / np.maximum(length, 1), np.inf
+    )  # (start, end)
+    least = np.minimum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # of all ends from here on
+    fitted: Floats = np.where(start <= end, least, -np.inf).max(axis=0, initial=-np.inf)
+    return fitted
 
 
 def _operating_point(negatives: Floats, positives: Floats, s: float) -> OperatingPoint | None:
@@ -162,45 +175,78 @@ def bin_centres(bins: int) -> Floats:
     return centres
 
 
-def _calibration(negatives: Floats, positives: Floats, s: float) -> Calibration:
-    total, centre = negatives.sum() + positives.sum(), bin_centres(positives.size)
+def _calibration(negatives: Floats, positives: Floats, s: float, prevalence: float) -> Calibration:
+    centre = bin_centres(positives.size)
     if_positive, if_negative = (1 - centre) ** 2, centre**2
-    brier = float((positives @ if_positive + negatives @ if_negative) / total)
-    moved = np.concatenate([if_positive - brier, if_negative - brier])
-    # Distance of a bin's positives from centre x patients, and the noise's part in it.
-    distance = np.abs(positives * (1 - centre) - negatives * centre)
-    noise = s * np.sqrt((1 - centre) ** 2 + centre**2)
+    # What a positive and a negative patient weigh: all together 1, positives `prevalence` of it.
+    a, b = prevalence / positives.sum(), (1 - prevalence) / negatives.sum()
+    of_positives, of_negatives = a * (positives @ if_positive), b * (negatives @ if_negative)
+    # By how much noise in a cell moves the score; the mass of its class moves too.
+    moved = np.concatenate(
+        [
+            a * (if_positive - of_positives / prevalence),
+            b * (if_negative - of_negatives / (1 - prevalence)),
+        ]
+    )
+    # Distance of a bin's positives from centre x mass, and the noise's part in it.
+    distance = np.abs(a * positives * (1 - centre) - b * negatives * centre)
+    noise = np.sqrt(
+        (a * (1 - centre)) ** 2 * _variance(positives, s)
+        + (b * centre) ** 2 * _variance(negatives, s)
+    )
     by_chance = noise.sum() * np.sqrt(2 / np.pi)
     spread = np.sqrt((1 - 2 / np.pi) * (noise**2).sum())
     beyond = np.sqrt(np.maximum(distance**2 - noise**2, 0)).sum()
     return Calibration(
-        bins=_reliability(negatives, positives, centre, s),
-        brier=brier,
-        brier_error=float(s * np.linalg.norm(moved) / total),
-        expected_error=float(beyond / total) if distance.sum() > by_chance + 2 * spread else None,
+        prevalence=prevalence,
+        bins=_reliability(negatives, positives, s, prevalence),
+        brier=float(of_positives + of_negatives),
+        brier_error=float(s * np.linalg.norm(moved)),
+        expected_error=float(beyond) if distance.sum() > by_chance + 2 * spread else None,
     )
 
 
+def _variance(cells: Floats, s: float) -> Floats:
+    """(bins,) the noise's variance in a cell less its share of the row's mass, which is noisy too.
+
+    Other releases make the mass less noisy; that is left out, which is on the safe side.
+    """
+    share = cells / cells.sum()
+    variance: Floats = s**2 * (1 - 2 * share + cells.size * share**2)
+    return variance
+
+
 def _reliability(
-    negatives: Floats, positives: Floats, centre: Floats, s: float
+    negatives: Floats, positives: Floats, s: float, prevalence: float
 ) -> tuple[ReliabilityBin, ...]:
-    edges = np.concatenate([[0.0], bin_edges(centre.size), [1.0]])
+    """Observed share pi f1 / (pi f1 + (1 - pi) f0), f1 and f0 the parts of the classes in the bin.
+
+    Its odds are those of the prevalence times f1 / f0, whose logarithm has the variance of Woolf
+    (1955): one over the patients of each class, here with one patient more of each, so that no bin
+    of a few patients is certain.
+    """
+    bins = positives.size
+    a, b = prevalence / positives.sum(), (1 - prevalence) / negatives.sum()
+    edges, centre = np.concatenate([[0.0], bin_edges(bins), [1.0]]), bin_centres(bins)
+    of_positives, of_negatives = _variance(positives, s), _variance(negatives, s)
     found = []
     for j, (n, p) in enumerate(zip(negatives, positives, strict=True)):
-        mass = n + p
-        if mass < 1 or mass <= 2 * s * np.sqrt(2):
+        mass = a * p + b * n
+        if n + p < 1 or mass <= 2 * s * np.hypot(a, b):
             continue  # less than a patient, or not above the noise of its two cells
-        observed = float(np.clip(p / mass, 0, 1))
-        noise = s**2 * ((1 - observed) ** 2 + observed**2) / mass**2
-        # One patient more of each class: no bin of a few patients is certain.
-        hedged = (observed * mass + 1) / (mass + 2)
+        observed = float(np.clip(a * p / mass, 0, 1))
+        noise = (
+            ((1 - observed) * a) ** 2 * of_positives[j] + (observed * b) ** 2 * of_negatives[j]
+        ) / mass**2
+        p, n = max(p, 0) + 1, max(n, 0) + 1
+        hedged = a * p / (a * p + b * n)
         found.append(
             ReliabilityBin(
                 low=float(edges[j]),
                 centre=float(centre[j]),
                 high=float(edges[j + 1]),
                 observed=observed,
-                error=float(np.sqrt(noise + hedged * (1 - hedged) / mass)),
+                error=float(np.sqrt(noise + (hedged * (1 - hedged)) ** 2 * (1 / p + 1 / n))),
             )
         )
     return tuple(found)

@@ -72,8 +72,8 @@ class PooledFacts:
     """The final model on the validation patients of all hospitals together, exact.
 
     Every image counts once, in `roc` too: (false positive rate, true positive rate), each (m,)
-    rising from 0 to 1. In `by_patient` every patient does: what the released histogram would say
-    without its noise; None when there are too few patients to say.
+    rising from 0 to 1. In `by_patient` every patient does in each class: what the released histogram
+    would say without its noise; None when there are too few patients to say.
     """
 
     auroc: float | None

@@ -4,6 +4,7 @@ In a rehearsal the exact figures stand beside the released ones; in a deployment
 released ones, read from the hospitals' noised histograms.
 """
 
+from common.histogram import PATIENT
 from common.released import WANTED_SENSITIVITY, Reading
 from server.facts import UNREADABLE, ReportFacts
 from server.page import ONE_CLASS, absent, auroc, estimate, figure, table
@@ -25,8 +26,8 @@ def roc(facts: ReportFacts) -> str:
         )
     if facts.released is not None:
         said.append(
-            f"Released: read from {_histograms(facts)}, every patient counts once, AUROC "
-            f"{estimate(facts.released.auroc, UNREADABLE)}; the curve is smoothed, so that it rises. "
+            f"Released: read from {_histograms(facts)}, every patient counts once in each class, "
+            f"AUROC {estimate(facts.released.auroc, UNREADABLE)}; the curve is smoothed, so that it rises. "
             "The square is the operating point below."
         )
     else:
@@ -41,7 +42,7 @@ def roc(facts: ReportFacts) -> str:
 def calibration(facts: ReportFacts) -> str:
     """Reliability by score, and the figures at the operating point, exact beside released."""
     exact = facts.pooled.by_patient if facts.pooled is not None else None
-    readings = [("Exact, every patient once", exact)] if facts.pooled is not None else []
+    readings = [("Exact, every patient once a class", exact)] if facts.pooled is not None else []
     readings.append(("Released", facts.released))
     if all(reading is None for _, reading in readings):
         return f"<p>{absent(_nothing(facts))}.</p>"
@@ -56,8 +57,8 @@ def calibration(facts: ReportFacts) -> str:
         f"The threshold is the highest between two bins with a sensitivity of at least "
         f"{WANTED_SENSITIVITY:.2f}. It was chosen on these patients; on others it will do a little "
         "worse. Brier score: mean squared distance between score and label; calibration error: mean "
-        "distance between score and share of positives. Both take a score for the centre of its bin. "
-        f"Released figures are read from {_histograms(facts)}"
+        f"distance between score and share of positives. Both are stated {_prevalence(facts)} and "
+        f"take a score for the centre of its bin. Released figures are read from {_histograms(facts)}"
         + ("; exact ones from the same histograms without noise." if exact else ".")
     )
     return (
@@ -71,9 +72,14 @@ def _calibration(facts: ReportFacts) -> str:
     """Caption of the figure."""
     left_out = " Bins that do not stand above the noise are left out." if facts.private else ""
     return (
-        "Share of positive images by score; bars: one standard error, for noise and number of "
-        f"patients.{left_out}"
+        f"Share of positives by score, {_prevalence(facts)}; bars: one standard error, for noise and "
+        f"number of patients.{left_out}"
     )
+
+
+def _prevalence(facts: ReportFacts) -> str:
+    """Calibration depends on how common positives are, and a histogram does not say it."""
+    return f"at a prevalence of {100 * facts.protocol.evaluation.prevalence:g} %"
 
 
 def _column(reading: Reading | None) -> dict[str, str]:
@@ -96,7 +102,7 @@ def _column(reading: Reading | None) -> dict[str, str]:
 
 
 def _histograms(facts: ReportFacts) -> str:
-    """ "the hospitals' noised histograms (noise 3.2 per cell at most)"."""
+    """ "the hospitals' noised histograms (σ = 3.2 in a cell of each, to which ...)"."""
     noise = [h.validation_noise for h in facts.hospitals if h.validation_noise]
     if not facts.private:
         return "the hospitals' histograms, which have no noise"
@@ -105,7 +111,8 @@ def _histograms(facts: ReportFacts) -> str:
     low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
     span = low if low == high else f"{low} to {high}"
     return (
-        f"the hospitals' noised histograms (standard deviation {span} patients in a cell of each)"
+        f"the hospitals' noised histograms (σ = {span} in a cell of each, to which a patient adds at "
+        f"most {PATIENT:.2f})"
     )
 
 

@@ -163,8 +163,8 @@ def _learning_curve(facts: ReportFacts) -> str:
         noise = "noised score histograms; noise alone moves it from round to round"
         source = noise if facts.private else "score histograms without noise"
         parts.append(
-            f"The released curve is read from {source}. In it every patient counts once, and its "
-            "bars cover noise and choice of patients."
+            f"The released curve is read from {source}. In it every patient counts once in each "
+            "class, and its bars cover noise and choice of patients."
         )
     if facts.protocol.evaluation.every > 1:
         parts.append("Models of rounds without a mark were not evaluated.")

@@ -134,7 +134,8 @@ def _histograms(facts: ReportFacts) -> str:
     low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
     span = low if low == high else f"{low} to {high}, by hospital,"
     return (
-        f"{planned}{done}. A patient moves one by at most 1; its noise has σ = {span} in each cell"
+        f"{planned}{done}. A patient counts once in each class and moves one by at most 1 in all (L2); "
+        f"its noise has σ = {span} in each cell"
     )
 
 

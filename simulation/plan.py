@@ -26,6 +26,7 @@ from client.data import count_patients
 from client.ledger import Spend
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise
+from common.histogram import auroc_noise_error
 from common.metrics import Scores, auroc
 from common.protocol import Hospital, StudyProtocol, load_protocol
 from server.strategy import public_weights
@@ -70,7 +71,9 @@ class HospitalPlan:
 class Plan:
     """The whole study; figures of privacy are None without differential privacy.
 
-    `disturbance` is how far the noise moves the model (`simulation.disturbance`).
+    `disturbance` is how far the noise moves the model (`simulation.disturbance`), and
+    `released_auroc_error` the standard error that noise alone gives the pooled released AUROC, were
+    half of the validation patients to have positive images and all of them negative ones.
     `epsilon` is (round, epsilon) after up to `MOST_ROUNDS_COMPUTED` of the rounds and the last, the
     same at every hospital whose own cap is not lower and whose patients are new.
     """
@@ -87,6 +90,7 @@ class Plan:
     accountant: str | None
     patient_signal_to_noise: float | None
     disturbance: float | None
+    released_auroc_error: float | None
     hospitals: tuple[HospitalPlan, ...]
     remarks: tuple[str, ...]
     outlook: Outlook | None = None
@@ -125,12 +129,20 @@ def plan_of(protocol: StudyProtocol, found: dict[str, int] | None = None) -> Pla
         accountant=accountant,
         patient_signal_to_noise=of_one,
         disturbance=disturbance(protocol, sigma) if sigma else None,
+        released_auroc_error=_released_error(protocol, noise["validation"]) if noise else None,
         hospitals=tuple(
             _hospital(protocol, hospital, weights[hospital.name] / whole, of_one, found or {})
             for hospital in protocol.hospitals
         ),
         remarks=tuple(_of_the_study(protocol, sigma)),
     )
+
+
+def _released_error(protocol: StudyProtocol, sigma: float) -> float:
+    fraction = protocol.images.validation_fraction
+    training = sum(hospital.nominal_patients for hospital in protocol.hospitals)
+    judges = training * fraction / (1 - fraction)
+    return auroc_noise_error(judges / 2, judges, sigma * sqrt(len(protocol.hospitals)))
 
 
 def _rounds(rounds: int) -> list[int]:
@@ -263,6 +275,10 @@ def print_plan(console: Console, plan: Plan) -> None:
         say(
             f"one patient's largest influence is {plan.patient_signal_to_noise:.2f} times the noise "
             f"(q sqrt(steps) / sigma), that of all patients of a hospital who agree is in the table"
+        )
+        say(
+            f"noise alone gives the released AUROC a standard error of about "
+            f"{plan.released_auroc_error:.2f}, where half of the validation patients are positive"
         )
         say(
             f"the noise moves the model by {plan.disturbance:.1f} in all; up to "

@@ -31,6 +31,8 @@ from server.rounds import Outcome
 from simulation.live import shown
 from simulation.rehearsal import Rehearsal
 
+TOO_WIDE = 0.5  # width of a released interval that still says something
+
 
 @dataclass(frozen=True)
 class LocalOnly:
@@ -84,9 +86,11 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
             interval=auroc_interval(together),
             average_precision=average_precision(together),
             roc=roc_curve_points(together),
-            by_patient=read(score_histogram(together, HISTOGRAM_BINS), 0.0),
+            by_patient=read(
+                score_histogram(together, HISTOGRAM_BINS), 0.0, protocol.evaluation.prevalence
+            ),
         ),
-        released=_released(outcome, judged_after),
+        released=_released(rehearsal, outcome, judged_after),
         judged_after=judged_after,
     )
 
@@ -107,7 +111,7 @@ def _judging(outcome: Outcome) -> dict[int, RoundRecord]:
     return {record.round - 1: record for record in (*outcome.state.records, outcome.last)}
 
 
-def _released(outcome: Outcome, after_round: int) -> Reading | None:
+def _released(rehearsal: Rehearsal, outcome: Outcome, after_round: int) -> Reading | None:
     """What the hospitals' histograms of the model after so many rounds say.
 
     Beside them those of other rounds in which the same hospitals answered: the same patients.
@@ -121,7 +125,8 @@ def _released(outcome: Outcome, after_round: int) -> Reading | None:
         for other in judging.values()
         if other is not record and other.histogram and other.answered == record.answered
     ]
-    return read(record.histogram, record.histogram_noise, others)
+    prevalence = rehearsal.protocol.evaluation.prevalence
+    return read(record.histogram, record.histogram_noise, prevalence, others)
 
 
 def _spent(statement: Statement) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
     facts = []
     for record in outcome.state.records:
         scores = Scores.concatenate(list(rehearsal.scores(record.round).values()))
-        reading = _released(outcome, record.round)
+        reading = _released(rehearsal, outcome, record.round)
         facts.append(
             RoundFacts(
                 round=record.round,
@@ -235,6 +240,7 @@ def _as_json(prefix: str, reading: Reading | None) -> dict[str, Any]:
     return {
         f"{prefix}auroc": reading.auroc.value if reading else None,
         f"{prefix}auroc_ci": list(reading.auroc.interval) if reading else None,
+        f"{prefix}prevalence": calibration.prevalence if calibration else None,
         f"{prefix}brier": calibration.brier if calibration else None,
         f"{prefix}calibration_error": calibration.expected_error if calibration else None,
         f"{prefix}threshold": point.threshold if point else None,
@@ -278,9 +284,11 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
         read_as = (
             with_interval(released.auroc.value, released.auroc.interval) if released else UNREADABLE
         )
+        low, high = released.auroc.interval if released else (0.0, 0.0)
+        vague = " (too noisy to say much)" if high - low > TOO_WIDE else ""
         console.print(
-            f"released by the hospitals: AUROC {read_as}; every patient counts once, interval for "
-            f"noise and patients",
+            f"released by the hospitals: AUROC {read_as}{vague}; every patient counts once in each "
+            f"class, interval for noise and patients",
             highlight=False,
             soft_wrap=True,
         )

@@ -52,15 +52,29 @@ def some_arrays() -> Arrays:
     return {name: np.asarray(rng.normal(size=s), np.float32) for name, s in shapes.items()}
 
 
+def reply_fields() -> dict[str, Any]:
+    return {
+        "study": "a" * 64,
+        "round": 2,
+        "request": "b" * 64,
+        "ledger_head": "c" * 64,
+        "previous_head": None,
+        "histogram": (ROW, ROW),
+        "histogram_noise": 2.0,
+        "noise_multiplier": 1.5,
+    }
+
+
 def examples() -> list[messages.Message]:
-    answer = {"study": "a" * 64, "round": 2, "request": "b" * 64, "histogram": (ROW, ROW)}
+    train = reply_fields()
+    score = {name: value for name, value in train.items() if name != "noise_multiplier"}
     return [
         HelloRequest(),
         HelloReply(hospital="north"),
         TrainRequest(protocol="study = 'é'", round=1, arrays=some_arrays()),
         EvaluateRequest(protocol="", round=3, arrays=some_arrays()),
-        TrainReply.model_validate({**answer, "arrays": some_arrays()}),
-        EvaluateReply.model_validate(answer),
+        TrainReply.model_validate({**train, "arrays": some_arrays()}),
+        EvaluateReply.model_validate(score),
         Refusal.of(BudgetError()),
     ]
 
@@ -110,10 +124,6 @@ def test_each_request_has_one_of_flowers_message_types() -> None:
 
 def good() -> RecordDict:
     return to_records(TrainReply.model_validate({**reply_fields(), "arrays": some_arrays()}))
-
-
-def reply_fields() -> dict[str, Any]:
-    return {"study": "a" * 64, "round": 2, "request": "b" * 64, "histogram": (ROW, ROW)}
 
 
 def replaced(**records: ArrayRecord | ConfigRecord | MetricRecord | None) -> RecordDict:
