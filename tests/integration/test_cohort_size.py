@@ -108,6 +108,7 @@ def assert_all_alike(cohorts: list[int], folder: Path, patch: pytest.MonkeyPatch
         assert seen.of(patients, folder / str(patients), study, patch) == first, patients
 
 
+@pytest.mark.slow
 def test_cohorts_of_other_sizes_look_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

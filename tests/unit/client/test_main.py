@@ -80,6 +80,7 @@ def test_no_policy_no_answer(tmp_path: Path, command: list[str]) -> None:
     assert "no[site].toml" in refused.output
 
 
+@pytest.mark.slow
 def test_epsilon_by_account_for_life_and_by_study(office: Any, small_study: MakeStudy) -> None:
     first, second = small_study(), small_study(north=11, west=4)
     office.answer(first, rounds=2)
@@ -148,6 +149,7 @@ def test_report_writes_the_statement(office: Any, small_study: MakeStudy, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["show"], ["show", "--json"], ["verify"]])
 def test_show_and_verify_load_no_torch_and_no_network(
     office: Any, small_study: MakeStudy, command: list[str]

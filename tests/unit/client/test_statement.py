@@ -29,6 +29,7 @@ def independent(sigma: float, q: float, steps: int, delta: float = 1e-5) -> floa
     return epsilon
 
 
+@pytest.mark.slow
 def test_epsilon_is_of_all_rounds_together_sealed_or_not(
     office: Any, small_study: MakeStudy
 ) -> None:
@@ -44,6 +45,7 @@ def test_epsilon_is_of_all_rounds_together_sealed_or_not(
     assert training.epsilon.accountant != training.epsilon.second.accountant
 
 
+@pytest.mark.slow
 def test_for_life_is_over_all_studies_and_a_study_is_its_own(
     office: Any, small_study: MakeStudy
 ) -> None:

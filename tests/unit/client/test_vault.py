@@ -267,6 +267,7 @@ def test_a_wrong_model_is_refused_before_patients_are_opened(
     assert site.spends() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("account", ["training", "validation"])
 def test_a_budget_that_is_spent_refuses_and_spends_nothing(
     site: Site, no_patient_is_opened: list[Path], account: Account
@@ -279,6 +280,7 @@ def test_a_budget_that_is_spent_refuses_and_spends_nothing(
     assert sum(len(site.spends(name)) for name in ("training", "validation")) == 1
 
 
+@pytest.mark.slow
 def test_the_cap_holds_over_rounds_and_restarts(site: Site) -> None:
     """More noise from the first round on, and no round beyond those that it was made for."""
     cap = 7.0  # the study asks for 8 over its three rounds

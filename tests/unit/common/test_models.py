@@ -38,6 +38,7 @@ def _batch_norm_resnet18() -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 32, 50])
@@ -240,6 +241,7 @@ def test_the_head_is_the_last_linear_layer() -> None:
     assert found == ["2.weight", "2.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_hooked_gradients_equal_a_loop_over_images(name: str) -> None:

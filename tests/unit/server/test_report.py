@@ -161,6 +161,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("facts", CASES.values(), ids=CASES)
 def test_page_is_balanced_and_needs_nothing_from_outside(
     facts: ReportFacts, tmp_path: Path

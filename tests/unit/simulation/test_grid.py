@@ -76,6 +76,7 @@ def test_a_message_does_not_share_memory_with_its_sender(grid: LocalGrid) -> Non
     assert collect(grid, ids)[0].content["answer"]["said"] == "before"
 
 
+@pytest.mark.slow
 def test_a_lost_reply_never_arrives_and_a_slow_one_holds_up_nobody(seen: list[int]) -> None:
     release = threading.Event()
 

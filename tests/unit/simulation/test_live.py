@@ -24,6 +24,7 @@ def rehearsal(tmp_path: Path, small_study: SmallStudy) -> Rehearsal:
     )
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_is_a_line_a_round(rehearsal: Rehearsal) -> None:
     console = Console(file=io.StringIO(), force_terminal=False, width=80)
     with LiveTable(rehearsal, console) as table:

@@ -19,6 +19,8 @@ from simulation.__main__ import app
 from simulation.plan import MOST_ROUNDS_COMPUTED, Outlook, _rounds, plan_of, rehearsed
 from simulation.prepare import FIRST_RUN, LUNG_NODULES
 
+pytestmark = pytest.mark.slow
+
 MakeStudy = Callable[..., StudyProtocol]
 
 

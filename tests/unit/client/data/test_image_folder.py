@@ -480,6 +480,7 @@ def test_hospital_folders_have_hospital_names(tmp_path: Path, name: str) -> None
 # --- the real images
 
 
+@pytest.mark.slow
 @real
 def test_real_counts_are_the_published_ones() -> None:
     images = Images(classes=("non-nodule", "nodule"), size=32)
@@ -536,6 +537,7 @@ def test_a_real_jpeg_cut_in_the_middle(tmp_path: Path) -> None:
     assert "3.jpg" in text
 
 
+@pytest.mark.slow
 @real
 def test_a_real_image_below_the_crop_is_named() -> None:
     """One patch of ge is 50 x 47, at the edge of its scan."""

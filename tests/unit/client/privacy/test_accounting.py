@@ -14,6 +14,8 @@ from client.privacy.accounting import Bound, epsilon_of, history_of
 from common.errors import AccountingError
 from tests.golden import exact_epsilon
 
+pytestmark = pytest.mark.slow
+
 DELTA = 1e-5
 
 

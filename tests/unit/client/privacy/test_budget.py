@@ -21,6 +21,8 @@ from client.terms import terms_of
 from common.errors import BudgetError
 from common.protocol import StudyProtocol, parse_protocol
 
+pytestmark = pytest.mark.slow
+
 MakeStudy = Callable[..., StudyProtocol]
 
 

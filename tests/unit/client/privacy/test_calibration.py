@@ -13,6 +13,8 @@ from client.privacy.calibration import LEAST_NOISE, calibrate
 from common.errors import AccountingError
 from tests.golden import exact_epsilon
 
+pytestmark = pytest.mark.slow
+
 DELTA = 1e-5
 
 # From small to large in every direction; what takes the accountants long (a tiny epsilon over

@@ -330,6 +330,7 @@ def test_a_chunk_that_failed_can_be_repeated(engine: str) -> None:
     assert_near(gradient(model) - 1, once, relative=1e-4)  # a sum near 1 has 1e-7 of absolute error
 
 
+@pytest.mark.slow
 @DP
 @given(
     engine=st.sampled_from(ENGINES),

@@ -9,6 +9,7 @@ from tests import honesty
 SLOW = {honesty.epsilon_is_that_of_the_golden_table}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "detector",
     [pytest.param(d, marks=[pytest.mark.slow] if d in SLOW else []) for d in honesty.DETECTORS],
