@@ -161,6 +161,9 @@ WRONG_VALUES = {
     "evaluation backwards": ("every = 1", "every = -1", "evaluation.every"),
     "evaluation every 1.5": ("every = 1", "every = 1.5", "evaluation.every"),
     "evaluation every true": ("every = 1", "every = true", "evaluation.every"),
+    "prevalence 0": ("every = 1", "prevalence = 0.0", "evaluation.prevalence"),
+    "prevalence 1": ("every = 1", "prevalence = 1.0", "evaluation.prevalence"),
+    "prevalence in words": ("every = 1", 'prevalence = "rare"', "evaluation.prevalence"),
     "evaluation flips": (
         "every = 1\nflips-and-rotations = true",
         'every = 1\nflips-and-rotations = "yes"',
