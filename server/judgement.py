@@ -7,7 +7,7 @@ released ones, read from the hospitals' noised histograms.
 from common.histogram import PATIENT
 from common.released import WANTED_SENSITIVITY, Reading
 from server.facts import UNREADABLE, ReportFacts
-from server.page import ONE_CLASS, absent, auroc, estimate, figure, table
+from server.page import ONE_CLASS, absent, auroc, estimate, figure, sigma, span, table
 from server.plots import calibration_svg, roc_svg
 
 NO_THRESHOLD = "no threshold between the bins has it"
@@ -108,11 +108,9 @@ def _histograms(facts: ReportFacts) -> str:
         return "the hospitals' histograms, which have no noise"
     if not noise:
         return "the hospitals' noised histograms"
-    low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
-    span = low if low == high else f"{low} to {high}"
     return (
-        f"the hospitals' noised histograms (σ = {span} in a cell of each, to which a patient adds at "
-        f"most {PATIENT:.2f})"
+        f"the hospitals' noised histograms (σ = {span(noise, sigma)} in a cell of each, to which a "
+        f"patient adds at most {PATIENT:.2f})"
     )
 
 

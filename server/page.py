@@ -6,7 +6,7 @@ docstring says.
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from common.histogram import Estimate, Interval
@@ -144,6 +144,17 @@ def epsilon(value: float) -> str:
 def small(value: float) -> str:
     """Delta as it is written in a protocol: "1e-5", not "1e-05"."""
     return f"{value:g}".replace("e-0", "e-")
+
+
+def span(values: Sequence[float], form: Callable[[float], str], apart: str = "") -> str:
+    """The one figure of all, or "least to largest" and then what `apart` says; not empty."""
+    low, high = form(min(values)), form(max(values))
+    return low if low == high else f"{low} to {high}{apart}"
+
+
+def sigma(value: float) -> str:
+    """A noise multiplier or standard deviation, three digits."""
+    return f"{value:.3g}"
 
 
 def difference(joined: float | None, alone: float | None) -> str:

@@ -153,7 +153,7 @@ def _learning_curve(facts: ReportFacts) -> str:
         return f"<p>{absent('No round has an AUROC to draw.')}</p>"
     parts = [
         "AUROC on the validation patients of all hospitals, who are never trained on. The axis "
-        "does not start at 0; 0.5 is chance."
+        "may start above 0; 0.5 is chance."
     ]
     if any(r.pooled_auroc is not None for r in facts.rounds):
         parts.append(

@@ -7,7 +7,7 @@ accountant, scope, releases, noise source, what is public by assumption, what is
 from collections.abc import Sequence
 
 from server.facts import ReportFacts
-from server.page import absent, count, epsilon, listed, small, table
+from server.page import absent, count, epsilon, listed, sigma, small, span, table
 
 
 def warnings(facts: ReportFacts) -> str:
@@ -112,9 +112,7 @@ def _spent(epsilons: Sequence[float | None], delta: float, void: str) -> str:
     known = [value for value in epsilons if value is not None]
     if not known:
         return absent("not reported by any hospital")
-    low, high = epsilon(min(known)), epsilon(max(known))
-    span = low if low == high else f"{low} to {high}, by hospital"
-    return f"ε = {span}, at δ = {small(delta)}{void}"
+    return f"ε = {span(known, epsilon, ', by hospital')}, at δ = {small(delta)}{void}"
 
 
 def _histograms(facts: ReportFacts) -> str:
@@ -131,11 +129,9 @@ def _histograms(facts: ReportFacts) -> str:
     noise = [h.validation_noise for h in facts.hospitals if h.validation_noise is not None]
     if not noise:
         return planned + done
-    low, high = f"{min(noise):.3g}", f"{max(noise):.3g}"
-    span = low if low == high else f"{low} to {high}, by hospital,"
     return (
         f"{planned}{done}. A patient counts once in each class and moves one by at most 1 in all (L2); "
-        f"its noise has σ = {span} in each cell"
+        f"its noise has σ = {span(noise, sigma, ', by hospital,')} in each cell"
     )
 
 

@@ -10,7 +10,6 @@ from client.data import open_cohort
 from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
-from client.privacy.accounting import Epsilon, epsilon_of
 from client.statement import Statement, statement_of
 from client.training import Execution, evaluate, load_model
 from common.arrays import Arrays
@@ -80,11 +79,6 @@ class Rehearsal:
             with Ledger.read(policy.state) as ledger:
                 spends[name] = ledger.spends("training")
         return spends
-
-    def spent(self) -> dict[str, Epsilon]:
-        """What that comes to at the study's delta."""
-        delta = self.protocol.privacy.delta
-        return {name: epsilon_of(spends, delta) for name, spends in self.spends().items()}
 
     def statements(self) -> list[Statement]:
         """What each hospital promises in this study, from its own ledger."""

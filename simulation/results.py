@@ -304,7 +304,9 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
     console.print(
-        f"results: {folder}/report.html, model.safetensors, summary.json", highlight=False
+        f"results: {folder}/report.html, privacy-statement.md, model.safetensors, summary.json",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

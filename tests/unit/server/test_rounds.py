@@ -675,6 +675,15 @@ class Killed(BaseException):
     """The coordinator's process is gone."""
 
 
+class Kill(Watcher):
+    """Gone when round 3 starts."""
+
+    def round_started(self, server_round: int, asked: list[str]) -> None:
+        super().round_started(server_round, asked)
+        if server_round == 3:
+            raise Killed
+
+
 @pytest.mark.parametrize("ema", [None, 0.7])
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi", "krum"])
 def test_a_resumed_run_ends_with_the_same_bits(
@@ -688,12 +697,6 @@ def test_a_resumed_run_ends_with_the_same_bits(
     )
     hospitals = all_honest(protocol)
     whole = run(protocol, hospitals, tmp_path / "whole").state
-
-    class Kill(Watcher):
-        def round_started(self, server_round: int, asked: list[str]) -> None:
-            super().round_started(server_round, asked)
-            if server_round == 3:
-                raise Killed
 
     with pytest.raises(Killed):
         run(protocol, hospitals, tmp_path / "killed", watcher=Kill())
@@ -904,12 +907,6 @@ def test_the_final_model_on_disk_is_the_result_also_of_a_resumed_run(
     assert dict(bits(on_disk)) == dict(bits(state.result))
     assert (dict(bits(on_disk)) == dict(bits(state.arrays))) is (ema is None)
 
-    class Kill(Watcher):
-        def round_started(self, server_round: int, asked: list[str]) -> None:
-            super().round_started(server_round, asked)
-            if server_round == 3:
-                raise Killed
-
     with pytest.raises(Killed):
         run_app(protocol, tmp_path / "killed", Kill(), resume=False)
     assert not (tmp_path / "killed" / FINAL_MODEL).exists()
@@ -998,12 +995,6 @@ def test_a_ledger_that_was_set_back_while_the_run_stood_still_is_noticed(
 ) -> None:
     """The heads are in the checkpoint: a coordinator that was killed still knows them."""
     protocol = make_study(rounds=4)
-
-    class Kill(Watcher):
-        def round_started(self, server_round: int, asked: list[str]) -> None:
-            super().round_started(server_round, asked)
-            if server_round == 3:
-                raise Killed
 
     with pytest.raises(Killed):
         run(protocol, all_honest(protocol), tmp_path, watcher=Kill())
