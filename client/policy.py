@@ -33,6 +33,8 @@ class SitePolicy(BaseModel):
     study's delta. `device`, `engine` (per-patient gradients: this project's own or Opacus' hooks),
     `max_views_per_chunk` (images in memory at once; chosen from free memory when absent) and
     `precision` are how this hospital computes, and change nothing of what it promises.
+    `socket` is where the vault listens in a deployment, and `relay_user` the one user beside the
+    vault's own that may connect to it; a rehearsal calls the vault in process and has neither.
     `rehearsal = true` says that whoever runs this holds all the data: only then may a study go
     without differential privacy, or noise come from `noise_seed` and so be repeatable.
     """
@@ -54,6 +56,8 @@ class SitePolicy(BaseModel):
     precision: Precision = "float32"
     approved_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
     max_epsilon: Annotated[PositiveFloat, Field(strict=True)]
+    socket: Path | None = None
+    relay_user: Annotated[str, Field(min_length=1)] | None = None
     rehearsal: StrictBool = False
     noise_seed: StrictInt | None = None
 

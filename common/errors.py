@@ -16,6 +16,12 @@ IntramuralError                 code             may be said over the wire
 ├── EgressError                 E-EGRESS         the reply was held back at the hospital
 ├── CheckpointError             E-CHECKPOINT     the checkpoint cannot be used
 ├── RunError                    E-RUN            the run cannot start or go on
+├── ConnectionFileError         E-CONNECTION     the relay's settings cannot be used
+├── ChannelError                E-CHANNEL        the vault does not answer the relay
+├── KeyFileError                E-KEY            a key, request or certificate cannot be used
+├── RosterError                 E-ROSTER         the coordinator's roster cannot be used
+├── CoordinatorError            E-COORDINATOR    the coordinator cannot start or go on
+├── HospitalError               E-HOSPITAL       the hospital's processes cannot start or go on
 └── InternalError               E-INTERNAL       an unexpected error at the hospital
 
 Over the wire goes only `code` and the fixed text above (THREATS.md T13: Flower itself sends the
@@ -106,6 +112,36 @@ class CheckpointError(IntramuralError):
 class RunError(IntramuralError):
     code = "E-RUN"
     public_text = "the run cannot start or go on"
+
+
+class ConnectionFileError(IntramuralError):
+    code = "E-CONNECTION"
+    public_text = "the hospital's connection settings cannot be used"
+
+
+class ChannelError(IntramuralError):
+    code = "E-CHANNEL"
+    public_text = "the hospital's vault does not answer its relay"
+
+
+class KeyFileError(IntramuralError):
+    code = "E-KEY"
+    public_text = "a key, a request or a certificate cannot be used"
+
+
+class RosterError(IntramuralError):
+    code = "E-ROSTER"
+    public_text = "the coordinator's roster cannot be used"
+
+
+class CoordinatorError(IntramuralError):
+    code = "E-COORDINATOR"
+    public_text = "the coordinator cannot start or go on"
+
+
+class HospitalError(IntramuralError):
+    code = "E-HOSPITAL"
+    public_text = "the hospital's processes cannot start or go on"
 
 
 class InternalError(IntramuralError):

@@ -24,6 +24,8 @@ _MOST_SHOWN = 200  # characters of a refused value or a parser's message in an e
 
 # Names become folder names, table rows and log words, so they stay plain.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+# A DNS name, an IPv4 or an IPv6 address, in lower case; what is not one fails when it is dialled.
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?$")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -182,10 +184,34 @@ STRATEGY_SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 class Participation(_Section):
-    """Who must answer, and by when: `quorum` replies within `deadline_seconds` of each round."""
+    """Who must answer, and by when: `quorum` replies within `deadline_seconds` of each round.
+
+    Without the reply of every hospital in `mandatory` a round does not close either. A hospital
+    from which nothing is heard is asked again after `retry_seconds`: a question that was lost with
+    a killed process has no other way to come back, and one that was not is answered only once.
+    """
 
     quorum: PositiveInt
+    mandatory: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     deadline_seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)] = 900.0
+    retry_seconds: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300.0
+
+
+class Coordinator(_Section):
+    """Where hospitals find the coordinator of a deployment; a rehearsal has none.
+
+    `names` are the DNS names and IP addresses that its certificate holds, the first is the one that
+    hospitals dial, at `port`.
+    """
+
+    names: Annotated[tuple[HostName, ...], Field(strict=False, min_length=1, max_length=16)]
+    port: Annotated[int, Field(ge=1, le=65_535)] = 9443
+
+    @property
+    def address(self) -> str:
+        """host:port as hospitals dial it; an IPv6 address stands in brackets."""
+        host = self.names[0]
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 class Hospital(_Section):
@@ -217,6 +243,7 @@ class StudyProtocol(_Section):
     privacy: Privacy = Privacy()
     aggregation: Aggregation = Aggregation()
     participation: Participation
+    coordinator: Coordinator | None = None
     hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=10_000, strict=False)]
 
     @model_validator(mode="after")
@@ -230,6 +257,11 @@ class StudyProtocol(_Section):
                 f"participation.quorum is {self.participation.quorum} "
                 f"but the roster has {len(names)} hospital(s)"
             )
+        for name in self.participation.mandatory:
+            if name not in names:
+                raise ValueError(
+                    f"participation.mandatory names '{name}', which is not among the hospitals"
+                )
         largest = max(hospital.nominal_patients for hospital in self.hospitals)
         if self.privacy.mechanism != "none" and self.privacy.delta * largest >= 0.1:
             raise ValueError(
