@@ -188,12 +188,14 @@ class Participation(_Section):
 
     Without the reply of every hospital in `mandatory` a round does not close either. A hospital
     from which nothing is heard is asked again after `retry_seconds`: a question that was lost with
-    a killed process has no other way to come back, and one that was not is answered only once.
+    a killed process has no other way to come back, and one that was not is answered only once. Once
+    there are enough, hospitals that are not connected are waited for `grace_seconds` longer.
     """
 
     quorum: PositiveInt
     mandatory: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     deadline_seconds: Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)] = 900.0
+    grace_seconds: Annotated[float, Field(ge=0, le=24 * 3600, allow_inf_nan=False)] = 60.0
     retry_seconds: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300.0
 
 

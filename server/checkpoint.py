@@ -34,6 +34,10 @@ class RoundRecord:
     answered: list[str]
     refused: dict[str, str]  # hospital -> code of the refusal or of the admission's reason
     missing: list[str]
+    late: dict[
+        str, int
+    ]  # hospital -> the earlier round to which a reply came in this one; not used
+    noise: dict[str, float]  # hospital -> the noise multiplier that it states
     heads: dict[str, str]  # hospital -> ledger head of its admitted answer
     # Sum of the released histograms of the model before this round, and the standard deviation of
     # the noise in a cell of it; None in a round that does not evaluate.

@@ -2,56 +2,46 @@
 
 Flower's own `Strategy.start` waits for ever for missing nodes, goes on with whoever answered,
 reports success when every hospital failed and cannot resume (FLOWER.md section 2). This loop ends
-every round at its deadline, ends the run when a round misses its quorum, and continues a killed run
-behind its last closed round.
+every round at its deadline, ends the run when a round misses its quorum or a mandatory hospital, and
+continues a killed run behind its last closed round.
 """
 
 from dataclasses import dataclass
-from threading import Event
 from typing import Literal
 
 import numpy as np
-from flwr.serverapp import Grid
 
 from common.arrays import Arrays, apply_update
 from common.messages import EvaluateRequest, TrainRequest
-from common.protocol import StudyProtocol
-from server.asking import Observer, Roster, close_round
+from server.asking import Asker, Observer
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.strategy import Aggregator
+
+Stopped = Literal["finished", "quorum-missed", "mandatory-missing", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended, with the state of the last closed round."""
 
-    stopped: Literal["finished", "quorum-missed", "interrupted"]
+    stopped: Stopped
     state: State
     last: RoundRecord  # evaluation of the final model, or the round that could not be closed
 
 
-def run_rounds(
-    protocol: StudyProtocol,
-    state: State,
-    grid: Grid,
-    roster: Roster,
-    checkpoints: Checkpoints,
-    observer: Observer,
-    stop: Event,
-) -> Outcome:
-    """Run the study from `state` to its end, until a round misses its quorum, or until `stop`."""
+def run_rounds(asker: Asker, state: State, checkpoints: Checkpoints, observer: Observer) -> Outcome:
+    """Run the study from `state` to its end, until a round cannot be closed, or until it is stopped."""
+    protocol = asker.protocol
     aggregator = Aggregator(protocol)
     aggregator.restore(state.strategy)
     text = protocol.to_toml()
     while state.round < protocol.rounds:
         request = TrainRequest(protocol=text, round=state.round + 1, arrays=state.arrays)
-        answers, record = close_round(
-            protocol, grid, roster, request, state.records, observer, stop
-        )
-        if stop.is_set():
+        answers, record = asker.close_round(request, state.records)
+        if asker.stop.is_set():
             return Outcome("interrupted", state, record)
-        if len(answers.replies) < protocol.participation.quorum:
-            return Outcome("quorum-missed", state, record)
+        if missed := answers.lack(protocol.participation):
+            return Outcome(missed, state, record)
         update = aggregator.aggregate(request.round, *answers.updates())
         model = apply_update(state.arrays, update)
         state = State(
@@ -64,7 +54,7 @@ def run_rounds(
         checkpoints.save(state)
         observer.round_closed(record)
     final = EvaluateRequest(protocol=text, round=protocol.rounds + 1, arrays=state.result)
-    _, record = close_round(protocol, grid, roster, final, state.records, observer, stop)
+    _, record = asker.close_round(final, state.records)
     observer.round_closed(record)
     return Outcome("finished", state, record)
 

@@ -24,6 +24,7 @@ class Silent:
     """Nobody watches."""
 
     def round_started(self, server_round: int, asked: list[str]) -> None: ...
+    def connected(self, hospitals: list[str]) -> None: ...
     def answered(self, hospital: str, code: str | None) -> None: ...
     def round_closed(self, record: RoundRecord) -> None: ...
 
@@ -75,6 +76,9 @@ class LiveTable:
         self._round = server_round
         doing = "training" if server_round <= self._rounds else "evaluating"
         self._state = dict.fromkeys(self._state, "absent") | dict.fromkeys(asked, doing)
+
+    def connected(self, hospitals: list[str]) -> None:
+        """In a rehearsal nobody comes or goes."""
 
     def answered(self, hospital: str, code: str | None) -> None:
         self._state[hospital] = "answered" if code is None else f"refused {code}"

@@ -17,11 +17,13 @@ from common.errors import DataError, RunError
 from common.metrics import Scores
 from common.model_spec import model_spec
 from common.protocol import StudyProtocol
-from server.app import FINAL_MODEL, INITIAL_MODEL, Run
+from server.app import FINAL_MODEL, Run
 from server.asking import Observer
+from server.beginning import INITIAL_MODEL, begin
 from server.rounds import Outcome
 from simulation.backends import run_local, run_ray
 from simulation.hospitals import settle, with_roster
+from simulation.roll_call import roll_call
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,8 @@ class Rehearsal:
         progress: Callable[[float], None] | None = None,
     ) -> Outcome:
         """Run the study to its end. RunError when Flower's engine swallowed what went wrong."""
-        run = Run(
-            self.protocol,
-            self.folder,
-            observer,
-            resume=resume,
-            initial=initial,
-            progress=progress,
-        )
+        spec = begin(self.protocol, self.folder, resume=resume, initial=initial, progress=progress)
+        run = Run(self.protocol, self.folder, observer, spec, roll_call)
         if self.backend == "ray":
             run_ray(run, list(self.sites.values()), address=self.ray_address)
         else:

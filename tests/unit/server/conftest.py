@@ -29,7 +29,7 @@ def make_study() -> MakeStudy:
             "images": {"classes": ["no", "yes"], "size": 16},
             "model": {"name": "compact-cnn", "initial-model": "random"},
             "training": {"steps-per-round": 1, "learning-rate": 0.1, "sampling-rate": 0.5},
-            "participation": {"quorum": 2},
+            "participation": {"quorum": 2, "grace-seconds": 0.0},
             "hospitals": [
                 {"name": name, "nominal-patients": patients}
                 for name, patients in (("north", 60), ("east", 40), ("south", 24), ("west", 8))

@@ -45,6 +45,8 @@ def state(server_round: int) -> State:
             answered=["east", "north"],
             refused={"west": "E-POLICY-BUDGET"},
             missing=["south"],
+            late={"south": n},
+            noise={"east": 0.5, "north": 1 / 3},
             heads={"north": f"{n:064x}", "east": f"{1000 + n:064x}"},
             histogram=[[1.5, -0.1], [1 / 3, 1e-7]] if n % 2 else None,  # evaluated every second
             histogram_noise=1 / 3 if n % 2 else None,

@@ -22,12 +22,13 @@ from common.errors import BudgetError, CheckpointError
 from common.messages import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
-from server import asking
 from server.app import FINAL_MODEL, Run
+from server.asking import Asker, Attendance, Present
+from server.beginning import begin
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.rounds import Outcome, run_rounds
 
-pytestmark = pytest.mark.usefixtures("flower_task", "small_model")
+pytestmark = pytest.mark.usefixtures("flower_task")
 
 MakeStudy = Callable[..., StudyProtocol]
 Request = TrainRequest | EvaluateRequest
@@ -59,11 +60,6 @@ def trained_spec(protocol: StudyProtocol) -> Spec:
     return {name: shape for name, shape in SMALL.items() if name != FROZEN}
 
 
-@pytest.fixture
-def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "update_spec", trained_spec)
-
-
 class FakeGrid(Grid):
     """Asks the hospital functions at once; every message goes through Flower's bytes, both ways."""
 
@@ -93,6 +89,9 @@ class FakeGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         return self.hospitals
+
+    def attendance(self) -> dict[str, Present]:
+        return {name: Present(node) for name, node in NODES.items() if node in self.hospitals}
 
     # Flower's name for the argument is that of our module.
     def push_messages(self, outgoing: Iterable[Message]) -> Iterable[str]:
@@ -157,6 +156,9 @@ class Watcher:
 
     def round_started(self, server_round: int, asked: list[str]) -> None:
         self.calls.append(("started", server_round, *asked))
+
+    def connected(self, hospitals: list[str]) -> None:
+        """Noted where it matters, by a watcher of its own."""
 
     def answered(self, hospital: str, code: str | None) -> None:
         self.calls.append(("answered", hospital, code))
@@ -236,16 +238,40 @@ def run(
     watcher: Watcher | None = None,
     repeat: int = 1,
     stop: Event | None = None,
+    attendance: Attendance | None = None,
 ) -> Outcome:
-    return run_rounds(
+    return run_with(
         protocol,
-        start(protocol) if state is None else state,
         FakeGrid(hospitals, repeat=repeat),
-        {name: NODES[name] for name in hospitals},
-        Checkpoints(folder, protocol),
-        watcher or Watcher(),
+        folder,
+        state=state,
+        watcher=watcher,
+        stop=stop,
+        attendance=attendance,
+    )
+
+
+def run_with(
+    protocol: StudyProtocol,
+    grid: FakeGrid,
+    folder: Path,
+    *,
+    state: State | None = None,
+    watcher: Watcher | None = None,
+    stop: Event | None = None,
+    attendance: Attendance | None = None,
+) -> Outcome:
+    watcher = watcher or Watcher()
+    asker = Asker(
+        protocol,
+        grid,
+        attendance or grid.attendance,
+        trained_spec(protocol),
+        watcher,
         stop or Event(),
     )
+    state = start(protocol) if state is None else state
+    return run_rounds(asker, state, Checkpoints(folder, protocol), watcher)
 
 
 def weights(
@@ -310,8 +336,7 @@ def test_every_hospital_is_asked_once_a_round_and_once_at_the_end(
 ) -> None:
     protocol = make_study(rounds=2)
     grid = FakeGrid(all_honest(protocol))
-    checkpoints = Checkpoints(tmp_path, protocol)
-    run_rounds(protocol, start(protocol), grid, NODES, checkpoints, Watcher(), Event())
+    run_with(protocol, grid, tmp_path)
     kinds = {1: "train", 2: "train", 3: "evaluate"}
     expected = [(r, node, kind) for r, kind in kinds.items() for node in NODES.values()]
     assert sorted(grid.asked) == sorted(expected)
@@ -643,15 +668,7 @@ def test_a_reply_after_the_deadline_is_not_used_in_the_next_round(
                 wanted |= {stale}  # nobody asks for it any more
             return super().pull_messages(sorted(wanted))
 
-    state = run_rounds(
-        protocol,
-        start(protocol),
-        Slow(hospitals),
-        NODES,
-        Checkpoints(tmp_path, protocol),
-        Watcher(),
-        Event(),
-    ).state
+    state = run_with(protocol, Slow(hospitals), tmp_path).state
     assert [record.missing for record in state.records] == [["north"], []]
     assert state.records[1].answered == list(NAMES)
     hospitals["north"] = from_round(2, good, refusing)
@@ -887,10 +904,11 @@ def test_frozen_layers_do_not_drift_in_the_average(make_study: MakeStudy, tmp_pa
 def run_app(protocol: StudyProtocol, folder: Path, watcher: Watcher, *, resume: bool) -> Run:
     """A whole run through the ServerApp, from the test's own initial model."""
     folder.mkdir(exist_ok=True)
-    initial = start(protocol).arrays
-    whole = Run(protocol, folder, watcher, resume=resume, initial=initial)
+    begin(protocol, folder, resume=resume, initial=start(protocol).arrays)
+    grid = FakeGrid(all_honest(protocol))
+    whole = Run(protocol, folder, watcher, trained_spec(protocol), lambda *_: grid.attendance)
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
-    whole.app()(FakeGrid(all_honest(protocol)), context)
+    whole.app()(grid, context)
     return whole
 
 
