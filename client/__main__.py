@@ -1,134 +1,94 @@
 """`intramural-client`: what a hospital's own people do at the hospital.
 
-Exit codes: 0 well, 2 refused: the ledger is not whole, or the policy cannot be read.
+Exit codes: 0 well, 2 refused: a setting, a key, the ledger or the data is not as it must be.
 """
 
-import json
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+import logging
+import signal
 from pathlib import Path
-from typing import Annotated, Any
+from threading import Event
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from client.keys import make_hospital_key
 from client.ledger import Ledger
-from client.ledger_file import Entry
-from client.policy import SitePolicy, load_policy
+from client.ledger_commands import SITE, Site, reading, refusing
+from client.ledger_commands import app as ledger_app
 from common import outbound
-from common.errors import IntramuralError, LedgerError, RunError
-
-EXIT_REFUSED = 2
+from common.errors import RunError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-ledger_app = typer.Typer(help="Look at the privacy ledger. It is never changed from here.")
 app.add_typer(ledger_app, name="ledger")
 
-Site = Annotated[Path, typer.Option(help="The hospital's site policy.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON value instead of a table.")]
-SITE = Path("site.toml")
+ConnectionFile = Annotated[Path, typer.Option("--connection", help="The relay's settings.")]
+CONNECTION = Path("connection.toml")
 
 
 @app.callback()
 def hospital() -> None:
-    """The hospital's own tools. Serving a coordinator is not part of this version."""
+    """The hospital's own tools: keys, checks, the two walled processes, ledger and statement."""
+    outbound.switch_off()
 
 
-@ledger_app.command()
-def show(site: Site = SITE, as_json: AsJson = False) -> None:
-    """Every entry, oldest first. Loads no accountant: see `epsilon`."""
-    with _read(site) as (_, ledger):
-        if as_json:
-            typer.echo(json.dumps([asdict(entry) for entry in ledger.entries]))
-            return
-        table = Table(show_edge=False)
-        for column in ("entry", "time (UTC)", "kind", "study", "round", "what", "hash"):
-            table.add_column(column, justify="right" if column in ("entry", "round") else "left")
-        for entry in ledger.entries:
-            table.add_row(*_row(entry))
-        Console().print(table)
-
-
-@ledger_app.command()
-def verify(
-    site: Site = SITE,
-    head: Annotated[
-        str | None, typer.Option(help="A hash that a coordinator holds: is it in this ledger?")
-    ] = None,
+@app.command()
+def keygen(
+    name: Annotated[
+        str, typer.Option("--hospital", help="The hospital's name as in the study protocol.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the key and the request.")],
 ) -> None:
-    """Check chain, anchor and kept replies, and say in one sentence whether the ledger is whole."""
-    with _read(site) as (policy, ledger):
-        kept = ledger.check_replies()
-        entries = ledger.entries
-        if head is not None and head not in {entry.hash for entry in entries}:
-            raise LedgerError(
-                f"expected the hash {head} among the {len(entries)} entries of the ledger in "
-                f"{policy.state} and did not find it: this ledger was put back to an earlier state "
-                f"or is another one; put back the ledger as it last was"
-            )
+    """Make the hospital's private key, which stays here, and the request to send to the coordinator."""
+    with refusing():
+        made = make_hospital_key(name, out)
         typer.echo(
-            f"the ledger in {policy.state} is whole: {_count(len(entries), 'entry', 'entries')} "
-            f"since {entries[0].time}, chain and anchor agree on head {ledger.head}, "
-            f"{_count(kept, 'kept reply has its', 'kept replies have their')} digest, "
-            f"{_count(_open_reservations(ledger), 'reservation counts', 'reservations count')} "
-            f"without a reply"
+            f"made the private key {made.key}: it stays here, send it to nobody\n"
+            f"fingerprint: {made.fingerprint}\n"
+            f"next: send {made.request} to the coordinator, and read out the fingerprint on the "
+            f"telephone when they call"
         )
 
 
-@ledger_app.command()
-def epsilon(
-    site: Site = SITE,
-    delta: Annotated[
-        float | None,
-        typer.Option(help="Delta of the guarantee.", show_default="the reservations' smallest"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What each account has spent, in its life and in each study, by two accountants."""
-    with _read(site) as (policy, ledger):
-        from client.privacy.accounting import epsilon_of  # loads torch, which takes seconds
-        from client.statement import ACCOUNTS, delta_of, epsilon_json
-        from client.statement_text import rounded_up
+@app.command()
+def check(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
+    """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do."""
+    from client.check import all_findings, print_findings
 
-        reservations = ledger.reservations()
-        at = delta if delta is not None else delta_of(reservations)
-        if at is None:
-            typer.echo("[]" if as_json else "nothing is spent: the ledger holds no reservation")
-            return
-        names = {r.study: str(r.terms["study-name"]) for r in reservations}
-        spent = {
-            (account, study): epsilon_of(ledger.spends(account, study), at)
-            for account in ACCOUNTS
-            for study in (None, *names)
-        }
-    cap = policy.max_epsilon
-    if as_json:
-        rows: list[dict[str, Any]] = []
-        for (account, study), cost in spent.items():
-            rows.append({"account": account, "study": study, **epsilon_json(cost)})
-            if study is None:
-                rows[-1] |= {"cap": cap, "left": max(0.0, cap - cost.value)}
-        typer.echo(json.dumps(rows))
-        return
-    table = Table(show_edge=False, title=f"epsilon at delta {at:g}", title_justify="left")
-    for column in ("account", "of", "epsilon", "accountant", "second", "cap", "left"):
-        table.add_column(column)
-    for (account, study), cost in spent.items():
-        left = max(0.0, cap - cost.value)
-        table.add_row(
-            account,
-            "its life" if study is None else f"{names[study]} {study[:12]}",
-            rounded_up(cost.value),
-            cost.accountant,
-            f"{cost.second.accountant} {rounded_up(cost.second.value)}",
-            f"{cap:g}" if study is None else "",
-            f"{math.floor(1000 * left) / 1000:.3f}" if study is None else "",
-        )
-    Console().print(table)
+    if not print_findings(all_findings(site, connection)):
+        raise typer.Exit(2)
+
+
+@app.command()
+def start(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
+    """Serve the coordinator: the vault without network, the relay without patients, until SIGTERM."""
+    from client.check import light_findings, print_findings
+
+    if not print_findings(light_findings(site, connection)):
+        raise typer.Exit(2)
+    _serve(site, connection, None)
+
+
+@app.command()
+def vault(site: Site = SITE) -> None:
+    """The vault's side alone: for a unit or container of its own, without network."""
+    _serve(site, CONNECTION, "vault")
+
+
+@app.command()
+def relay(connection: ConnectionFile = CONNECTION) -> None:
+    """The relay's side alone: for a unit or container of its own, without patients."""
+    _serve(SITE, connection, "relay")
+
+
+def _serve(site: Path, connection: Path, only: Literal["vault", "relay"] | None) -> None:
+    from client.node import run_node
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with refusing():
+        raise typer.Exit(run_node(site, connection, stop, only=only))
 
 
 @app.command()
@@ -141,7 +101,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the statement.")] = Path(),
 ) -> None:
     """Write privacy-statement.md and .json: what ran and what is promised, from the ledger."""
-    with _read(site) as (policy, ledger):
+    with reading(site) as (policy, ledger):
         digest = None if study is None else _digest_of(ledger, study)
         from client.statement import statement_of  # loads torch, which takes seconds
         from client.statement_text import MARKDOWN, write_statement
@@ -155,42 +115,6 @@ def report(
         typer.echo(f"written: {out / MARKDOWN} and the same facts as .json")
 
 
-@contextmanager
-def _read(site: Path) -> Iterator[tuple[SitePolicy, Ledger]]:
-    """The policy in `site` and its ledger; what goes wrong is one sentence and exit code 2."""
-    outbound.switch_off()
-    try:
-        policy = load_policy(site)
-        with Ledger.read(policy.state) as ledger:
-            yield policy, ledger
-    except IntramuralError as error:
-        Console(stderr=True).print(
-            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(EXIT_REFUSED) from error
-
-
-def _row(entry: Entry) -> list[str]:
-    body, what = entry.body, ""
-    if entry.kind == "created":
-        what = f"ledger {body['name'][:12]}"
-    elif entry.kind == "reserved":
-        what = "; ".join(
-            f"{account}: sigma {spend['noise_multiplier']:.4g}, q {spend['sampling_rate']:g}, "
-            f"T {spend['steps']}"
-            for account, spend in sorted(body["spends"].items())
-        )
-    elif entry.kind == "sealed":
-        what = f"reply {body['reply'][:12]}"
-    study, server_round = str(body.get("study", ""))[:12], str(body.get("round", ""))
-    return [str(entry.number), entry.time, entry.kind, study, server_round, what, entry.hash[:12]]
-
-
-def _open_reservations(ledger: Ledger) -> int:
-    sealed = {entry.body["reserved"] for entry in ledger.entries if entry.kind == "sealed"}
-    return sum(reservation.head not in sealed for reservation in ledger.reservations())
-
-
 def _digest_of(ledger: Ledger, study: str) -> str:
     named = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
     found = [digest for digest, name in named.items() if study in (digest, name)]
@@ -201,10 +125,6 @@ def _digest_of(ledger: Ledger, study: str) -> str:
             f"'{study}', which fits {len(found)}; the ledger holds: {known}"
         )
     return found[0]
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
 
 
 def main() -> None:

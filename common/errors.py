@@ -17,6 +17,7 @@ IntramuralError                 code             may be said over the wire
 ├── CheckpointError             E-CHECKPOINT     the checkpoint cannot be used
 ├── RunError                    E-RUN            the run cannot start or go on
 ├── ConnectionFileError         E-CONNECTION     the relay's settings cannot be used
+├── VersionError                E-VERSION        coordinator and hospital run different versions
 ├── ChannelError                E-CHANNEL        the vault does not answer the relay
 ├── KeyFileError                E-KEY            a key, request or certificate cannot be used
 ├── RosterError                 E-ROSTER         the coordinator's roster cannot be used
@@ -117,6 +118,11 @@ class RunError(IntramuralError):
 class ConnectionFileError(IntramuralError):
     code = "E-CONNECTION"
     public_text = "the hospital's connection settings cannot be used"
+
+
+class VersionError(IntramuralError):
+    code = "E-VERSION"
+    public_text = "coordinator and hospital run different versions of intramural"
 
 
 class ChannelError(IntramuralError):

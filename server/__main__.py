@@ -1,20 +1,170 @@
-"""`intramural-server`: what the coordinator does outside of a running study."""
+"""`intramural-server`: the coordinator's tools.
 
+Exit codes of `run`: 0 finished, 2 refused, 3 a round missed its quorum, 4 a mandatory hospital was
+missing, 5 stopped by the operator, 6 failed, 130 interrupted (the run itself goes on).
+"""
+
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
 from rich.progress import Progress
 
 from common import outbound
+from common.errors import IntramuralError
+from common.protocol import load_protocol
+from server.home import Home, Stopped
+from server.provision_commands import app as provision_app
+
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130
+EXIT_CODES: dict[Stopped, int] = {
+    "finished": 0,
+    "quorum-missed": 3,
+    "mandatory-missing": 4,
+    "stopped": 5,
+    "interrupted": 5,
+    "failed": 6,
+}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(provision_app, name="provision")
+
+HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's home folder.")]
+HOME = Path("coordinator")
 
 
 @app.callback()
 def coordinator() -> None:
-    """The coordinator's tools. Starting a server for real hospitals is not part of this version."""
+    """Provision a study, serve its hospitals, run it, and see how it stands."""
+    outbound.switch_off()
+
+
+@app.command()
+def start(
+    home: HomeOption = HOME,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port of the public port.", show_default="0.0.0.0 and the protocol's port"
+        ),
+    ] = None,
+) -> None:
+    """Start SuperLink, executor and gateway, and keep them alive until Ctrl-C or SIGTERM."""
+    from server.coordinator import check_home, run_coordinator
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _one_sentence():
+        where = Home(home.resolve())
+        check_home(where)
+        at = load_protocol(where.protocol).coordinator
+        port = at.port if at is not None else 9443
+        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop))  # noqa: S104
+
+
+@app.command()
+def run(
+    protocol: Annotated[Path, typer.Argument(help="Study protocol to run.")],
+    home: HomeOption = HOME,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait for the end of the run.")
+    ] = False,
+) -> None:
+    """Run a study with the hospitals on the roster, or go on with one that stopped; wait for its end."""
+    from server.study import put_run, wait_for_end
+
+    console, where = Console(), Home(home.resolve())
+    with _one_sentence():
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("preparing the initial model", total=1.0)
+            folder = put_run(where, protocol, lambda share: progress.update(task, completed=share))
+        console.print(f"run {folder.name} in {folder}", highlight=False, soft_wrap=True)
+        if detach:
+            return
+        try:
+            outcome = wait_for_end(where, folder, _printed_changes(where, folder, console))
+        except KeyboardInterrupt:
+            console.print(
+                f"no longer watching; the run goes on (see `intramural-server status --home {home}`)",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        last = outcome.last or {}
+        named = "; ".join(
+            f"{what}: {last[what]}" for what in ("refused", "missing") if last.get(what)
+        )
+        console.print(
+            f"{outcome.stopped}: {' '.join(filter(None, (outcome.detail, named)))}".rstrip(": "),
+            highlight=False,
+            soft_wrap=True,
+        )
+        if outcome.stopped == "finished":
+            console.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_CODES[outcome.stopped])
+
+
+def _printed_changes(home: Home, folder: Path, console: Console) -> Callable[[], None]:
+    from server.status import one_line, status
+
+    protocol, said = load_protocol(folder / "protocol.toml"), [""]
+
+    def look() -> None:
+        if (line := one_line(status(home, epsilon=False), protocol)) != said[0]:
+            said[0] = line
+            console.print(line, highlight=False, soft_wrap=True)
+
+    return look
+
+
+@app.command()
+def status(
+    home: HomeOption = HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live until Ctrl-C.")] = False,
+) -> None:
+    """Run, round, who is in, who is late and since when, epsilon, certificates.
+
+    Exit codes: 0, 1 when no coordinator runs here, 2 when the home cannot be read.
+    """
+    from server.status import as_table, status
+
+    where = Home(home.resolve())
+    with _one_sentence():
+        found = status(where)
+        if as_json:
+            typer.echo(json.dumps(found))
+        elif watch:
+            try:
+                with Live(as_table(found), refresh_per_second=2) as live:
+                    while not Event().wait(1.0):
+                        live.update(as_table(status(where)))
+            except KeyboardInterrupt:
+                return
+        else:
+            Console().print(as_table(found))
+        raise typer.Exit(0 if found["coordinator"] == "running" else 1)
+
+
+@app.command()
+def stop(home: HomeOption = HOME) -> None:
+    """End the run that is under way; its closed rounds stay, and `run` goes on behind them."""
+    from server.study import stop_run
+
+    with _one_sentence():
+        typer.echo(f"run {stop_run(Home(home.resolve()))} is being stopped")
 
 
 @app.command()
@@ -22,7 +172,6 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for the weights and their description.")],
 ) -> None:
     """Make the shipped initial model again: the compact CNN, pre-trained on synthetic lung CT."""
-    outbound.switch_off()
     from server.pretraining import make_shipped  # torch takes seconds, so not before --help
 
     console = Console()
@@ -30,6 +179,18 @@ def pretrain(
         task = progress.add_task("pre-training on phantoms", total=1.0)
         about = make_shipped(out, lambda share: progress.update(task, completed=share))
     console.print_json(data=about)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What goes wrong is one sentence and exit code 2."""
+    try:
+        yield
+    except IntramuralError as error:
+        Console(stderr=True).print(
+            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(EXIT_REFUSED) from error
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ A run begins with `server.beginning.begin`, which puts round 0 on disk; from the
 that carries it out, the first or one after a crash, does the same.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,7 @@ from server.rounds import Outcome, run_rounds
 
 FINAL_MODEL = "model.safetensors"
 LOCK = "run.lock"
+UPDATE_SPEC = "update-spec.json"
 
 Attend = Callable[[Grid, StudyProtocol], Attendance]
 
@@ -77,3 +79,15 @@ class Run:
             outcome = run_rounds(asker, state, checkpoints, self.observer)
             write_atomic(self.folder / FINAL_MODEL, save(outcome.state.result))
             self.outcome = outcome
+
+
+def kept_update_spec(folder: Path) -> Spec:
+    """What an update of the run in `folder` must be, as `begin` wrote it down: needs no torch."""
+    try:
+        rows = json.loads((folder / UPDATE_SPEC).read_bytes())
+        return {str(name): tuple(int(n) for n in shape) for name, shape in rows}
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"expected the study's array shapes in {folder / UPDATE_SPEC} and could not read them "
+            f"({error}); begin the run again under another name"
+        ) from error

@@ -186,12 +186,14 @@ class Asker:
             hospital, asked_in = self._under_way.pop(
                 message.metadata.reply_to_message_id, (None, 0)
             )
-            if hospital is None or hospital in answers.replies:
-                continue  # a second reply to the same question: the first one counts
+            if hospital is None:
+                continue
             if asked_in != question.request.round:
                 if not message.has_error():
                     answers.late[hospital] = asked_in
                 continue
+            if hospital in answers.replies:
+                continue  # a second reply to the same question: the first one counts
             try:
                 reply = admit(opened(message), question, past_of(hospital, earlier))
                 answers.replies[hospital] = reply

@@ -15,12 +15,11 @@ from common.errors import RunError
 from common.files import locked, write_atomic
 from common.model_spec import update_spec
 from common.protocol import StudyProtocol
-from server.app import LOCK
+from server.app import LOCK, UPDATE_SPEC
 from server.checkpoint import Checkpoints, State
 from server.initial import initial_arrays
 
 INITIAL_MODEL = "initial-model.safetensors"
-UPDATE_SPEC = "update-spec.json"
 
 
 def begin(
@@ -52,15 +51,3 @@ def begin(
             write_atomic(folder / UPDATE_SPEC, json.dumps(list(spec.items())).encode())
             checkpoints.save(State(round=0, arrays=arrays))
     return spec
-
-
-def kept_update_spec(folder: Path) -> Spec:
-    """What `begin` found out about the updates of the run in `folder`, without torch."""
-    try:
-        rows = json.loads((folder / UPDATE_SPEC).read_bytes())
-        return {str(name): tuple(int(n) for n in shape) for name, shape in rows}
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"expected the study's array shapes in {folder / UPDATE_SPEC} and could not read them "
-            f"({error}); begin the run again under another name"
-        ) from error

@@ -1,0 +1,255 @@
+"""Preflight: everything that a study needs at this hospital, looked at before any budget is spent.
+
+Each finding is one sentence. What the coordinator would notice only by a hospital that never comes
+(clock, version, name on the certificate) is noticed here, by the hospital itself.
+"""
+
+import json
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPException, HTTPSConnection
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+from rich.console import Console
+from rich.table import Table
+
+from client import walls
+from client.connection import Connection, load_connection
+from client.ledger import Ledger
+from client.node import check_fit
+from client.policy import SitePolicy, load_policy
+from client.relay import BUNDLES
+from common.errors import IntramuralError
+from common.keys import days_left, load_certificate, load_private_key, public_text
+from common.protocol import StudyProtocol, load_protocol
+
+PROTOCOL = "protocol.toml"  # beside site.toml, as the coordinator's package has it
+FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
+FEW_DAYS = 30
+# Flower takes a signature of 5 s ahead to 305 s behind its own clock (flwr superlink node_auth).
+AHEAD_SECONDS, BEHIND_SECONDS = 4.0, 290.0
+NETWORK_SECONDS = 10.0
+
+Verdict = Literal["good", "look", "bad"]  # "look": it works, and somebody should know
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and in one sentence why and what to do."""
+
+    what: str
+    verdict: Verdict
+    said: str
+
+
+def light_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
+    """What can be looked at in a moment: all but the data and the device."""
+    policy: SitePolicy | None = None
+    connection: Connection | None = None
+    try:
+        policy = load_policy(site)
+        yield Finding("site policy", "good", f"{site}, hospital '{policy.hospital}'")
+    except IntramuralError as error:
+        yield Finding("site policy", "bad", str(error))
+    try:
+        connection = load_connection(connection_file)
+        yield Finding("connection", "good", f"{connection_file}, to {connection.coordinator}")
+    except IntramuralError as error:
+        yield Finding("connection", "bad", str(error))
+    if policy is not None:
+        if connection is not None:
+            yield _checked(
+                "package", lambda: check_fit(policy, connection), "one hospital, one socket"
+            )
+        yield _protocol(site, policy)
+        yield _ledger(policy)
+        yield _disk(policy)
+    if connection is not None:
+        yield _certificate(connection)
+        yield from _coordinator(connection)
+    if policy is not None and connection is not None:
+        for wall in walls.walls(policy, connection.home / BUNDLES):
+            yield Finding(f"wall: {wall.name}", "good" if wall.stands else "look", wall.why)
+
+
+def all_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
+    """The light findings, then data and device, which load torch."""
+    yield from light_findings(site, connection_file)
+    try:
+        policy, protocol = load_policy(site), load_protocol(site.resolve().parent / PROTOCOL)
+    except IntramuralError:
+        return  # found above
+    yield _data(policy, protocol)
+    yield _device(policy)
+
+
+def print_findings(found: Iterator[Finding]) -> bool:
+    """Print each finding; whether none is bad."""
+    table = Table(show_edge=False, pad_edge=False, show_header=False)
+    fine = True
+    colours = {"good": "green", "look": "yellow", "bad": "red"}
+    for finding in found:
+        fine = fine and finding.verdict != "bad"
+        colour = colours[finding.verdict]
+        table.add_row(f"[{colour}]{finding.verdict}[/{colour}]", finding.what, finding.said)
+    Console().print(table)
+    return fine
+
+
+def _checked(what: str, look: Callable[[], object], good: str) -> Finding:
+    try:
+        look()
+    except IntramuralError as error:
+        return Finding(what, "bad", str(error))
+    return Finding(what, "good", good)
+
+
+def _protocol(site: Path, policy: SitePolicy) -> Finding:
+    path = site.resolve().parent / PROTOCOL
+    try:
+        protocol = load_protocol(path)
+    except IntramuralError as error:
+        return Finding(
+            "study protocol", "bad", f"{error}; put the package's {PROTOCOL} beside {site}"
+        )
+    if protocol.digest not in policy.approved_studies:
+        return Finding(
+            "study protocol",
+            "bad",
+            f"'{protocol.study}' is not approved by this hospital: read {path} and add its digest "
+            f"{protocol.digest} to approved-studies in {site}",
+        )
+    if policy.hospital not in protocol.hospital_names:
+        return Finding("study protocol", "bad", f"'{policy.hospital}' is not among its hospitals")
+    return Finding("study protocol", "good", f"'{protocol.study}' {protocol.digest[:12]}, approved")
+
+
+def _ledger(policy: SitePolicy) -> Finding:
+    try:
+        with Ledger.read(policy.state) as ledger:
+            ledger.check_replies()
+            return Finding("ledger", "good", f"whole, {len(ledger.entries)} entries")
+    except IntramuralError as error:
+        return Finding("ledger", "bad", str(error))
+
+
+def _disk(policy: SitePolicy) -> Finding:
+    free = shutil.disk_usage(policy.state).free if policy.state.exists() else 0
+    said = f"{free / 1e9:.1f} GB free for {policy.state}"
+    if free < FREE_BYTES:
+        return Finding("disk", "bad", f"{said}, expected {FREE_BYTES / 1e9:.0f} GB; make room")
+    return Finding("disk", "good", said)
+
+
+def _certificate(connection: Connection) -> Finding:
+    what, now = "key and certificate", datetime.now(UTC)
+    try:
+        certificate, ca = load_certificate(connection.certificate), load_certificate(connection.ca)
+        key = load_private_key(connection.key)
+        certificate.verify_directly_issued_by(ca)
+    except IntramuralError as error:
+        return Finding(what, "bad", str(error))
+    except (ValueError, TypeError, InvalidSignature):
+        return Finding(
+            what, "bad", f"{connection.certificate} is not from the authority in {connection.ca}"
+        )
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if [str(name.value) for name in names] != [connection.hospital]:
+        return Finding(what, "bad", f"the certificate is not for '{connection.hospital}'")
+    if _key_of(certificate) != public_text(key.public_key()):
+        return Finding(
+            what, "bad", f"{connection.key} is not the key that {connection.certificate} is for"
+        )
+    left = days_left(certificate, now)
+    if left < 0:
+        return Finding(what, "bad", f"expired {-left} days ago; ask the coordinator to renew it")
+    verdict: Verdict = "good" if left >= FEW_DAYS else "look"
+    return Finding(
+        what, verdict, f"{left} days left (until {certificate.not_valid_after_utc:%Y-%m-%d})"
+    )
+
+
+def _key_of(certificate: x509.Certificate) -> str:
+    return public_text(certificate.public_key())  # type: ignore[arg-type]  # it compares unequal else
+
+
+def _coordinator(connection: Connection) -> Iterator[Finding]:
+    """TLS chain and name, reachability, version and clock, over one request to the gateway."""
+    try:
+        context = ssl.create_default_context(cafile=connection.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        link = HTTPSConnection(
+            connection.host, connection.port, timeout=NETWORK_SECONDS, context=context
+        )
+        link.request("GET", "/health")
+        answer = link.getresponse()
+        health = json.loads(answer.read(10_000))
+        theirs = datetime.fromisoformat(health["time"])
+        running = str(health["version"])
+    except ssl.SSLCertVerificationError as error:
+        yield Finding(
+            "coordinator",
+            "bad",
+            f"{connection.coordinator} is not the coordinator of this study's authority: "
+            f"{error.verify_message}; nothing was sent",
+        )
+        return
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        yield Finding(
+            "coordinator",
+            "look",
+            f"{connection.coordinator} does not answer ({type(error).__name__}); it is tried again "
+            f"while the hospital serves. Outgoing TCP to it must be allowed",
+        )
+        return
+    yield Finding("coordinator", "good", f"{connection.coordinator}, chain and name are right")
+    own = version("intramural")
+    yield Finding(
+        "version",
+        "good" if running == own else "bad",
+        f"intramural {own} here, {running} at the coordinator"
+        + ("" if running == own else "; they must be the same"),
+    )
+    ahead = (datetime.now(UTC) - theirs).total_seconds()
+    if -BEHIND_SECONDS < ahead < AHEAD_SECONDS:
+        yield Finding("clock", "good", f"{abs(ahead):.1f} s off the coordinator's")
+    else:
+        side = "ahead of" if ahead > 0 else "behind"
+        yield Finding(
+            "clock",
+            "bad",
+            f"your clock is {abs(ahead):.0f} s {side} the coordinator's, whose server then refuses "
+            f"this hospital; set it (NTP)",
+        )
+
+
+def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
+    from client.data import count_patients
+
+    try:
+        training, validation = count_patients(
+            policy.data, protocol.images, policy.patient_id_pattern
+        )
+    except IntramuralError as error:
+        return Finding("data", "bad", str(error))
+    nominal = protocol.hospital(policy.hospital).nominal_patients
+    said = f"{training} training and {validation} validation patients, {nominal} agreed as nominal"
+    return Finding("data", "good" if 2 * training >= nominal else "look", said)
+
+
+def _device(policy: SitePolicy) -> Finding:
+    import torch
+
+    there = torch.cuda.is_available()
+    if policy.device == "cuda" and not there:
+        return Finding("device", "bad", "site.toml asks for cuda and torch finds no GPU")
+    name = torch.cuda.get_device_name() if there and policy.device != "cpu" else "the processor"
+    return Finding("device", "good", f"trains on {name}")

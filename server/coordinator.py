@@ -1,0 +1,90 @@
+"""The coordinator's processes: SuperLink on loopback, executor, and the gateway on the public port.
+
+    intramural-server start
+      ├── superlink   127.0.0.1 only, TLS, node keys, SQLite
+      ├── executor    registers hospitals, starts runs, forks the ServerApp
+      └── gateway     the only public port: an exact list of paths, and nothing else
+
+What ends is started again; all end together. A run goes on behind its last closed round.
+"""
+
+import secrets
+import socket
+import sys
+from threading import Event
+
+from common import outbound
+from common.errors import CoordinatorError, RunError
+from common.files import locked, write_atomic
+from common.supervisor import Service, Supervisor
+from server.home import Home
+
+
+def run_coordinator(home: Home, listen: str, stop: Event) -> int:
+    """Keep the three processes alive until `stop`; 0, or 2 when one refused to start.
+
+    `listen` is host:port of the public port. CoordinatorError when the home is not complete, RunError
+    when a coordinator runs in it already.
+    """
+    check_home(home)
+    with locked(home.lock):
+        home.superlink.mkdir(exist_ok=True, mode=0o700)
+        home.runs.mkdir(exist_ok=True, mode=0o700)
+        write_atomic(home.secret, secrets.token_hex(32).encode())
+        return Supervisor(services(home, listen, free_port()), home.logs, home.state).run(stop)
+
+
+def services(home: Home, listen: str, port: int) -> list[Service]:
+    """The three processes; `port` is the SuperLink's on loopback."""
+    flower = {**outbound.SWITCHES, "FLWR_HOME": str(home.superlink / "flwr")}
+    where = ["--home", str(home.path), "--port", str(port)]
+    gateway = [
+        *("--listen", listen),
+        *("--upstream", f"https://127.0.0.1:{port}"),
+        *("--ca", str(home.ca)),
+        *("--certificate", str(home.tls / "server.crt")),
+        *("--key", str(home.tls / "server.key")),
+        *("--roster", str(home.roster)),
+    ]
+
+    def python(name: str, words: list[str], environment: dict[str, str]) -> Service:
+        return Service(name, [sys.executable, "-P", "-m", f"server.{name}", *words], environment)
+
+    return [
+        python("superlink", where, flower),
+        python("executor", where, flower),
+        python("gateway", gateway, dict(outbound.SWITCHES)),
+    ]
+
+
+def check_home(home: Home) -> None:
+    """CoordinatorError unless everything that `intramural-server provision init` makes is there."""
+    needed = (
+        home.protocol,
+        home.roster,
+        home.ca,
+        *(home.tls / name for name in ("server.crt", "server.key", "internal.crt", "internal.key")),
+    )
+    for path in needed:
+        if not path.is_file():
+            raise CoordinatorError(
+                f"expected {path} and found none; make the coordinator's home with "
+                f"`intramural-server provision init protocol.toml`, or name it with --home"
+            )
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def running(home: Home) -> bool:
+    """Whether a coordinator runs in `home`."""
+    try:
+        with locked(home.lock):
+            return False
+    except RunError:
+        return True

@@ -1,0 +1,130 @@
+"""The package of one hospital: one folder that the coordinator sends, and nothing in it is secret.
+
+The coordinator proposes; what the hospital permits it writes itself into `site.toml`, and which
+study it approves. So files that the hospital changes are written once and never again.
+"""
+
+from pathlib import Path
+
+from common.files import write_atomic
+from common.protocol import StudyProtocol
+
+SOCKET = "/run/intramural/vault.sock"
+
+_SITE = """\
+# The site policy of '{hospital}': what this hospital permits, decided by the hospital alone. Without
+# this file, or with an unknown key in it, nothing is permitted. More keys: client/policy.py.
+hospital = "{hospital}"
+data = "/var/lib/intramural/data"      # the images: manifest.csv or one sub-folder for each class
+state = "/var/lib/intramural/state"    # the privacy ledger; never put it back to an earlier state
+socket = "{socket}"  # where the vault listens; the same in connection.toml
+device = "auto"                        # "auto", "cpu" or "cuda"
+
+# Studies that this hospital takes part in, by digest. To approve one is the hospital's own act: read
+# protocol.toml, compute its digest as NEXT-STEPS.md says, and write it between the brackets. The
+# coordinator says that study '{study}' has the digest
+# "{digest}"
+approved-studies = []
+
+# The most that each of the hospital's two accounts (training patients, validation patients) may
+# spend in its life, all studies together, at a study's delta. Study '{study}' asks for epsilon
+# {epsilon!r} (training) and {validation_epsilon!r} (validation).
+max-epsilon = {most!r}
+"""
+
+_CONNECTION = """\
+# How the relay of '{hospital}' reaches the coordinator, and its own vault. Paths are relative to
+# this file. Every key is explained in client/connection.py.
+hospital = "{hospital}"
+coordinator = "{address}"
+ca = "ca.crt"                 # the study CA: the only one that is trusted
+certificate = "hospital.crt"  # issued by the coordinator
+key = "hospital.key"          # made here by keygen; it never leaves this hospital
+socket = "{socket}"
+home = "relay"                # Flower's files
+"""
+
+_NEXT_STEPS = """\
+# {hospital}: from this folder to a running hospital
+
+All commands are run in this folder.
+
+1. Put the private key that `intramural-client keygen` made beside these files. It stays in this
+   hospital; nobody else ever needs it.
+
+   ```sh
+   mv /path/to/hospital.key . && chmod 600 hospital.key
+   ```
+
+2. See that this folder comes from the coordinator: call, and compare this fingerprint with the one
+   that `intramural-server provision show` shows there for the CA.
+
+   ```sh
+   openssl x509 -in ca.crt -noout -fingerprint -sha256
+   ```
+
+3. Read `site.toml` and set in it where the images and the privacy ledger lie, and `max-epsilon`. It is
+   the hospital's file: the coordinator neither reads nor changes it.
+
+4. Read `protocol.toml`, the study. To approve it, compute its digest with your own installation and
+   write it into `approved-studies` of `site.toml`:
+
+   ```sh
+   python -c "{digest_command}"
+   ```
+
+5. Check everything, then start:
+
+   ```sh
+   intramural-client check
+   intramural-client start
+   ```
+
+The hospital dials out to {address} and accepts no connection from outside. The certificate
+`hospital.crt` expires; the coordinator renews it and sends a new `hospital.crt`, which takes the
+place of the old one. The key stays the same.
+"""
+
+_DIGEST_COMMAND = (
+    "from pathlib import Path; from common.protocol import load_protocol; "
+    "print(load_protocol(Path('protocol.toml')).digest)"
+)
+
+
+def write_package(
+    folder: Path,
+    hospital: str,
+    protocol: StudyProtocol,
+    protocol_text: bytes,
+    address: str,
+    certificate: bytes,
+    ca: bytes,
+) -> None:
+    """Write the package of `hospital` into `folder` (mode 0700), or renew one that is there.
+
+    Certificates (PEM) and address are always written, the protocol, the template of the site policy
+    and the next steps only where they are missing. The certificate comes last.
+    """
+    privacy = protocol.privacy
+    words = {
+        "hospital": hospital,
+        "study": protocol.study,
+        "digest": protocol.digest,
+        "epsilon": privacy.epsilon,
+        "validation_epsilon": privacy.validation_epsilon,
+        "most": max(privacy.epsilon, privacy.validation_epsilon),
+        "socket": SOCKET,
+        "address": address,
+        "digest_command": _DIGEST_COMMAND,
+    }
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in (
+        ("protocol.toml", protocol_text),
+        ("site.toml", _SITE.format_map(words).encode()),
+        ("NEXT-STEPS.md", _NEXT_STEPS.format_map(words).encode()),
+    ):
+        if not (folder / name).exists():
+            write_atomic(folder / name, content)
+    write_atomic(folder / "connection.toml", _CONNECTION.format_map(words).encode())
+    write_atomic(folder / "ca.crt", ca)
+    write_atomic(folder / "hospital.crt", certificate)

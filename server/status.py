@@ -1,0 +1,148 @@
+"""How things stand at the coordinator: run, round, who is in and who is late, epsilon, certificates."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from common.keys import days_left, load_certificate
+from common.protocol import StudyProtocol, load_protocol
+from server.checkpoint import RoundRecord
+from server.coordinator import running
+from server.home import Home, Outcome, Wanted
+from server.roster import load_roster
+from server.spent import epsilon_stated
+
+
+def status(home: Home, *, epsilon: bool = True) -> dict[str, Any]:
+    """Everything that `intramural-server status --json` says. `epsilon` loads an accountant (2 s)."""
+    now = datetime.now(UTC)
+    alive = running(home)
+    found: dict[str, Any] = {
+        "coordinator": "running" if alive else "not running",
+        "services": _json(home.state).get("services", {}) if alive else {},
+        "run": None,
+        "certificate_days_left": {
+            "ca": days_left(load_certificate(home.ca), now),
+            "server": days_left(load_certificate(home.tls / "server.crt"), now),
+        },
+        "hospitals": {
+            member.hospital: {
+                "days_left": member.days_left(now),
+                "nominal_patients": member.nominal_patients,
+            }
+            for member in load_roster(home.roster).members
+        },
+    }
+    wanted = Wanted.load(home)
+    if wanted is not None:
+        found["run"] = _run(home.runs / wanted.run, alive, found["hospitals"], epsilon)
+    return found
+
+
+def _run(
+    folder: Path, alive: bool, hospitals: dict[str, dict[str, Any]], epsilon: bool
+) -> dict[str, Any]:
+    """The run in `folder`; adds to each of `hospitals` what it does in it."""
+    protocol = load_protocol(folder / "protocol.toml")
+    records = closed_rounds(folder)
+    ended, now = Outcome.load(folder), _json(folder / "status.json")
+    for name in protocol.hospital_names:
+        about = hospitals.setdefault(name, {"days_left": None})
+        about["nominal_patients"] = protocol.hospital(name).nominal_patients
+        about |= now.get("hospitals", {}).get(name, {"state": "never seen", "connected": False})
+        about["rounds_in"] = sum(name in record.answered for record in records)
+        about["epsilon"] = epsilon_stated(protocol, records, name) if epsilon else None
+    return {
+        "name": folder.name,
+        "study": protocol.digest,
+        "state": ended.stopped if ended else "under way" if alive else "waits for the coordinator",
+        "detail": ended.detail if ended else "",
+        "round": now.get("round", len(records)),
+        "rounds": protocol.rounds,
+        "rounds_closed": len(records),
+        "round_started": now.get("round_started"),
+        "deadline_seconds": protocol.participation.deadline_seconds,
+        "delta": protocol.privacy.delta,
+    }
+
+
+def closed_rounds(folder: Path) -> list[RoundRecord]:
+    """What is known of each closed round of the run in `folder`."""
+    try:
+        lines = (folder / "rounds.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [RoundRecord(**json.loads(line)) for line in lines]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def as_table(found: dict[str, Any]) -> RenderableType:
+    """`found`, from `status`, for a terminal."""
+    run = found["run"]
+    table = Table(show_edge=False, pad_edge=False)
+    for column in (
+        "hospital",
+        "patients",
+        "state",
+        "connected",
+        "rounds in",
+        "epsilon",
+        "days left",
+    ):
+        table.add_column(column, justify="left" if column in ("hospital", "state") else "right")
+    for name, about in found["hospitals"].items():
+        spent = about.get("epsilon")
+        table.add_row(
+            name,
+            str(about["nominal_patients"]),
+            " ".join(filter(None, (about.get("state", "on the roster"), about.get("code")))),
+            _since(about) if "connected" in about else "",
+            str(about.get("rounds_in", "")),
+            "" if spent is None else f"{spent:.2f}",
+            "not on the roster" if about["days_left"] is None else str(about["days_left"]),
+        )
+    days = found["certificate_days_left"]
+    lines = [f"coordinator: {found['coordinator']}"]
+    lines += [
+        f"  {name}: process {about['pid']}, {about['restarts']} restarts"
+        for name, about in found["services"].items()
+    ]
+    lines.append(f"certificates: server {days['server']} days left, authority {days['ca']}")
+    if run is not None:
+        lines.append(
+            f"run {run['name']}: {run['state']}, round {run['round']} of {run['rounds']} "
+            f"({run['rounds_closed']} closed) {run['detail']}".rstrip()
+        )
+        lines.append(f"epsilon at delta {run['delta']:g}, from the noise that each hospital states")
+    return Group(Text("\n".join(lines)), table)
+
+
+def _since(about: dict[str, Any]) -> str:
+    if "since" not in about:
+        return "never"
+    ago = max(0.0, time.time() - about["since"])
+    span = f"{ago:.0f} s" if ago < 120 else f"{ago / 60:.0f} min"
+    return f"for {span}" if about["connected"] else f"gone for {span}"
+
+
+def one_line(found: dict[str, Any], protocol: StudyProtocol) -> str:
+    """The run's state in a line, for where there is no terminal; the same as long as nothing changes."""
+    run = found["run"]
+    states = [
+        f"{name} {found['hospitals'][name].get('state', 'never seen')}"
+        for name in protocol.hospital_names
+    ]
+    return f"round {run['round']}/{run['rounds']}: {', '.join(states)}"
