@@ -5,6 +5,7 @@ Each finding is one sentence. What the coordinator would notice only by a hospit
 """
 
 import json
+import os
 import shutil
 import ssl
 from collections.abc import Callable, Iterator
@@ -19,15 +20,15 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
-from client import walls
 from client.connection import Connection, load_connection
 from client.ledger import Ledger
-from client.node import check_fit
+from client.node import check_fit, make_home, relay_environment
 from client.policy import SitePolicy, load_policy
 from client.relay import BUNDLES
-from common.errors import IntramuralError
+from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
+from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
 from common.protocol import StudyProtocol, load_protocol
 
@@ -76,8 +77,21 @@ def light_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
         yield _certificate(connection)
         yield from _coordinator(connection)
     if policy is not None and connection is not None:
-        for wall in walls.walls(policy, connection.home / BUNDLES):
+        for wall in _walls(site, policy, connection):
             yield Finding(f"wall: {wall.name}", "good" if wall.stands else "look", wall.why)
+
+
+def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[Wall]:
+    """The walls between patients and network, each tried out (client/walls.py)."""
+    relay_user = policy.relay_user
+    try:
+        make_home(connection, relay_user if os.geteuid() == 0 else None)
+        yield network_wall(None if relay_user is None else uid_of(relay_user))
+        yield user_wall([policy.data, policy.state, site.resolve()], relay_user)
+        yield bundle_wall(connection.home / BUNDLES, relay_user)
+        yield import_wall({**os.environ, **relay_environment(connection)})
+    except HospitalError as error:
+        yield Wall("users", False, str(error))
 
 
 def all_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
@@ -92,15 +106,14 @@ def all_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
 
 
 def print_findings(found: Iterator[Finding]) -> bool:
-    """Print each finding; whether none is bad."""
-    table = Table(show_edge=False, pad_edge=False, show_header=False)
-    fine = True
+    """Print each finding as it is made; whether none is bad."""
+    console, fine = Console(), True
     colours = {"good": "green", "look": "yellow", "bad": "red"}
     for finding in found:
         fine = fine and finding.verdict != "bad"
-        colour = colours[finding.verdict]
-        table.add_row(f"[{colour}]{finding.verdict}[/{colour}]", finding.what, finding.said)
-    Console().print(table)
+        verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+        line = f"{verdict}  [bold]{finding.what}[/]: {escape(finding.said)}"
+        console.print(line, highlight=False, soft_wrap=True)
     return fine
 
 

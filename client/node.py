@@ -43,13 +43,7 @@ def relay_services(connection_file: Path, user: str | None = None) -> list[Servi
     connection = load_connection(connection_file)
     make_home(connection, user)
     port = free_port()
-    environment = {
-        **outbound.SWITCHES,
-        "FLWR_HOME": str(connection.home),
-        "PYTHONPATH": str(guard.FOLDER),
-        guard.BUNDLES: str(connection.home / BUNDLES),
-        "INTRAMURAL_VAULT_SOCKET": str(connection.socket),
-    }
+    environment = relay_environment(connection)
     more = ["--port", str(port), "--secret", str(connection.home / SECRET)]
     more += ["--connection", str(connection_file.resolve())]
     return [
@@ -58,8 +52,19 @@ def relay_services(connection_file: Path, user: str | None = None) -> list[Servi
     ]
 
 
+def relay_environment(connection: Connection) -> dict[str, str]:
+    """What the relay's processes have in their environment beyond that of whoever starts them."""
+    return {
+        **outbound.SWITCHES,
+        "FLWR_HOME": str(connection.home),
+        "PYTHONPATH": str(guard.FOLDER),
+        guard.BUNDLES: str(connection.home / BUNDLES),
+        "INTRAMURAL_VAULT_SOCKET": str(connection.socket),
+    }
+
+
 def make_home(connection: Connection, user: str | None) -> None:
-    """Flower's home: the relay's, but for the bundle folder, which is empty and not to be written."""
+    """Flower's home with its bundle folder, which is empty; another `user` can write neither."""
     home = connection.home
     bundles = home / BUNDLES
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,8 +77,9 @@ def make_home(connection: Connection, user: str | None) -> None:
     write_atomic(secret, secrets.token_hex(32).encode())
     if user is not None:
         account = pwd.getpwnam(user)
-        for path in (home, secret):  # and not the bundle folder
-            os.chown(path, account.pw_uid, account.pw_gid)
+        os.chown(secret, account.pw_uid, account.pw_gid)
+        os.chown(home, -1, account.pw_gid)
+        home.chmod(0o750)  # it may look, and only we may put anything here
 
 
 def free_port() -> int:

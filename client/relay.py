@@ -74,8 +74,6 @@ def main() -> None:
     """Entry point of `python -m client.relay`."""
     end_with_parent()
     outbound.switch_off()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     words = argparse.ArgumentParser(prog="client.relay")
     words.add_argument("process", choices=("supernode", "executor"))
     words.add_argument("--connection", type=Path, required=True)
@@ -85,6 +83,8 @@ def main() -> None:
     if given.process == "supernode":
         supernode(load_connection(given.connection), given.port, given.secret)
     else:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         executor(given.port, given.secret)
 
 

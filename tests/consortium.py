@@ -158,7 +158,10 @@ class Consortium:
     # --- what stands where ---------------------------------------------------------------------
 
     def serving(self) -> bool:
-        return "gateway" in self.processes("coordinator")
+        """Whether the gateway listens."""
+        assert self.study.coordinator is not None
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.study.coordinator.port)) == 0
 
     def processes(self, name: str) -> dict[str, int]:
         """Process id of each service of "coordinator" or a hospital that is alive now."""
@@ -222,6 +225,9 @@ class Consortium:
         while not true():
             assert time.monotonic() < end, f"not within {seconds} s: {what}\n{self.story()}"
             time.sleep(0.05)
+
+    def until_closed(self, rounds: int, seconds: float = 180) -> None:
+        self.until(lambda: self.closed() >= rounds, seconds, f"round {rounds} closes")
 
     def story(self) -> str:
         """The ends of all logs, for a test that failed."""
