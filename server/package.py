@@ -73,16 +73,23 @@ All commands are run in this folder.
    python -c "{digest_command}"
    ```
 
-5. Check everything, then start:
+5. Begin the privacy ledger, once in the hospital's life. A hospital that has one from an earlier
+   study keeps it:
+
+   ```sh
+   intramural-client ledger create
+   ```
+
+6. Check everything, then start:
 
    ```sh
    intramural-client check
    intramural-client start
    ```
 
-The hospital dials out to {address} and accepts no connection from outside. The certificate
-`hospital.crt` expires; the coordinator renews it and sends a new `hospital.crt`, which takes the
-place of the old one. The key stays the same.
+The hospital dials out to {address}
+and accepts no connection from outside. `hospital.crt` expires, as `check` says in time: the
+coordinator renews it and sends a new one, which takes its place. The key stays the same.
 """
 
 _DIGEST_COMMAND = (
