@@ -2,18 +2,27 @@
 
 It has the network and sees no patient: it loads no torch, no data, no ledger and no policy. Flower
 sends the text of an exception to the coordinator, so none may escape from here (FLOWER.md 4e).
+
+`app` is the relay of a deployed hospital, which finds its vault at the socket that the launcher names
+in the environment as `VAULT_SOCKET`.
 """
 
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.channel import ask
 from common import messages, records
-from common.errors import InternalError, IntramuralError
+from common.errors import ChannelError, InternalError, IntramuralError
 
 log = logging.getLogger("intramural.relay")
+
+VAULT_SOCKET = "INTRAMURAL_VAULT_SOCKET"
 
 Channel = Callable[[bytes], bytes]  # frame of a request to the vault -> frame of its reply
 
@@ -38,3 +47,16 @@ def make_app(connect: Callable[[Context], Channel]) -> ClientApp:
     app.evaluate()(relay)
     app.query()(relay)
     return app
+
+
+def _deployed_vault(_: Context) -> Channel:
+    path = os.environ.get(VAULT_SOCKET)
+    if not path:
+        raise ChannelError(
+            f"expected the path of the vault's socket as {VAULT_SOCKET} in the environment and "
+            f"found none; start the relay with intramural-client start"
+        )
+    return partial(ask, Path(path))
+
+
+app = make_app(_deployed_vault)

@@ -37,6 +37,11 @@ class Connection(BaseModel):
     home: Path
 
     @property
+    def node_id(self) -> Path:
+        """Where the relay keeps what Flower calls this hospital, from one start to the next."""
+        return self.home / "node-id"
+
+    @property
     def host(self) -> str:
         return self.coordinator.rpartition(":")[0].strip("[]")
 

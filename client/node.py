@@ -1,9 +1,8 @@
-"""A hospital's processes: the vault, and the relay's two, each started with only what it needs.
+"""A hospital's two processes: the vault and the relay, each started with only what it needs.
 
     intramural-client start
-      ├── vault       site.toml, patients, ledger, GPU; no network
-      ├── supernode   connection.toml, the key; the network; no patient
-      └── executor    forks the relay for each message; sees the vault's socket and the SuperNode
+      ├── vault   site.toml, patients, ledger, GPU; no network
+      └── relay   connection.toml, the key; the network; no patient
 
 What ends is started again. A vault that trains outlives a relay that dies: the reply is sealed and
 waits until it is asked for again.
@@ -38,18 +37,14 @@ def vault_service(site: Path, user: str | None = None) -> Service:
     return Service("vault", command, dict(outbound.SWITCHES), user)
 
 
-def relay_services(connection_file: Path, user: str | None = None) -> list[Service]:
-    """The relay's two processes; makes Flower's home, with a bundle folder that they cannot write."""
+def relay_service(connection_file: Path, user: str | None = None) -> Service:
+    """The relay's process; makes Flower's home, with a bundle folder that it cannot write."""
     connection = load_connection(connection_file)
     make_home(connection, user)
-    port = free_port()
-    environment = relay_environment(connection)
-    more = ["--port", str(port), "--secret", str(connection.home / SECRET)]
-    more += ["--connection", str(connection_file.resolve())]
-    return [
-        Service(name, [sys.executable, "-P", "-m", "client.relay", name, *more], environment, user)
-        for name in ("supernode", "executor")
-    ]
+    command = [sys.executable, "-P", "-m", "client.relay", "supernode"]
+    command += ["--connection", str(connection_file.resolve()), "--port", str(free_port())]
+    command += ["--secret", str(connection.home / SECRET)]
+    return Service("relay", command, relay_environment(connection), user)
 
 
 def relay_environment(connection: Connection) -> dict[str, str]:
@@ -75,9 +70,11 @@ def make_home(connection: Connection, user: str | None) -> None:
     bundles.chmod(0o555)
     secret = home / SECRET
     write_atomic(secret, secrets.token_hex(32).encode())
+    connection.node_id.touch(mode=0o600)
     if user is not None:
         account = pwd.getpwnam(user)
-        os.chown(secret, account.pw_uid, account.pw_gid)
+        for path in (secret, connection.node_id):
+            os.chown(path, account.pw_uid, account.pw_gid)
         os.chown(home, -1, account.pw_gid)
         home.chmod(0o750)  # it may look, and only we may put anything here
 
@@ -109,7 +106,7 @@ def run_node(
     if only == "relay":
         home = load_connection(connection_file).home
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        services, folder = relay_services(connection_file), home
+        services, folder = [relay_service(connection_file)], home
     else:
         policy = load_policy(site)
         vault_user, relay_user = users_of(policy)
@@ -117,7 +114,7 @@ def run_node(
         if only is None:
             connection = load_connection(connection_file)
             check_fit(policy, connection)
-            services = [*services, *relay_services(connection_file, relay_user)]
+            services = [*services, relay_service(connection_file, relay_user)]
     with locked(folder / LOCK):
         return Supervisor(services, folder / "logs", folder / STATE).run(stop)
 

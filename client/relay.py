@@ -1,31 +1,44 @@
-"""The relay's two processes: Flower's SuperNode, and the executor of its messages.
+"""The relay: Flower's SuperNode, and below it the executor of its messages.
 
 Started by client/node.py, as a user who can open no patient file. Neither loads any code but what is
 installed here: bundles are never unpacked (client/tasks.py), and the import guard refuses every module
-under the bundle folder all the same (client/guard).
+under the bundle folder all the same (client/guard). Whatever dies here, all of it ends and is started
+anew: the coordinator sees a node that was started again and asks at once for what was lost, where
+Flower alone would wait a minute for a heartbeat.
 """
 
 import argparse
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 
 from client.connection import Connection, load_connection
 from common import outbound
-from common.supervisor import end_with_parent
+from common.supervisor import PARENT, end_with_parent
+
+log = logging.getLogger("intramural.relay")
 
 BUNDLES = "apps"  # below Flower's home: the folder into which Flower itself would unpack bundles
 POLL_SECONDS = 0.3
 
 
-def supernode(connection: Connection, port: int, secret: Path) -> None:
-    """Run Flower's SuperNode against the coordinator's gateway, until it ends."""
+def supernode(connection: Connection, port: int, secret: Path, words: Sequence[str]) -> None:
+    """Run Flower's SuperNode against the coordinator's gateway, until it or the executor ends."""
     from flwr.supernode.cli import flower_supernode  # after what phones home is switched off
 
+    worker = subprocess.Popen(  # noqa: S603  (a command of our own)
+        [sys.executable, "-P", "-m", "client.relay", "executor", *words],
+        env={**os.environ, PARENT: str(os.getpid())},
+    )
+    Thread(target=lambda: os._exit(max(1, abs(worker.wait()))), daemon=True).start()
+    take_over(connection)
     sys.argv = [
         "flower-supernode",
         *("--superlink", connection.coordinator),
@@ -46,8 +59,53 @@ def supernode(connection: Connection, port: int, secret: Path) -> None:
         os._exit(code)
 
 
+def take_over(connection: Connection) -> None:
+    """Give back our node if a process before us was killed.
+
+    Flower lets nobody activate a node that it believes to be online, and believes so for a minute
+    after a kill. A coordinator that does not answer is left to the SuperNode, which goes on trying.
+    """
+    import httpx
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    from common.keys import load_private_key
+
+    kept = connection.node_id  # made by client/node.py, empty at first
+    key = load_private_key(connection.key)
+    public = key.public_key()
+    try:
+        with FleetHttpClient.from_server_address(
+            connection.coordinator,
+            insecure=False,
+            root_certificates=connection.ca.read_bytes(),
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, public),
+            ],
+        ) as client:
+            if before := kept.read_text():
+                client.DeactivateNode(DeactivateNodeRequest(node_id=int(before)))
+                return
+            request = ActivateNodeRequest(
+                public_key=public_key_to_bytes(public),
+                heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL,
+            )
+            node = client.ActivateNode(request).node_id
+            kept.write_text(str(node))
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    except httpx.HTTPStatusError:  # it was not online, or has been registered anew
+        kept.write_text("")
+    except (httpx.HTTPError, ValueError) as error:
+        log.info("no node to give back: %s", type(error).__name__)
+
+
 def executor(port: int, secret: Path) -> None:
-    """Carry out the SuperNode's messages, one process each, until SIGTERM."""
+    """Carry out the SuperNode's messages, one process each, until SIGTERM or until one crashes."""
     from flwr.supercore.constant import TaskType
 
     from client.tasks import carry_out
@@ -58,6 +116,7 @@ def executor(port: int, secret: Path) -> None:
         RuntimeApi(address, secret.read_bytes()),
         TaskType.CLIENT_APP,
         lambda token: carry_out(address, token),
+        ours=lambda _: True,  # a foreign run's bundle is refused, in words, by `carry_out`
     )
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)
@@ -65,9 +124,11 @@ def executor(port: int, secret: Path) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    while True:
+    while not tasks.crashed:
         tasks.step()
         time.sleep(POLL_SECONDS)
+    log.warning("the process of a message was killed; the relay starts anew")
+    sys.exit(1)
 
 
 def main() -> None:
@@ -81,7 +142,8 @@ def main() -> None:
     words.add_argument("--secret", type=Path, required=True)
     given = words.parse_args()
     if given.process == "supernode":
-        supernode(load_connection(given.connection), given.port, given.secret)
+        connection = load_connection(given.connection)
+        supernode(connection, given.port, given.secret, sys.argv[2:])
     else:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)

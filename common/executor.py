@@ -54,13 +54,24 @@ class RuntimeApi:
 
 
 class Executor:
-    """Acquires tasks of `kind` and carries each out by `work(token)` in a forked process."""
+    """Acquires tasks of `kind` and carries each out by `work(token)` in a forked process.
 
-    def __init__(self, api: RuntimeApi, kind: TaskType, work: Callable[[str], None]) -> None:
+    A task of a run that `ours` (run id -> bool) does not know is left to expire.
+    """
+
+    def __init__(
+        self,
+        api: RuntimeApi,
+        kind: TaskType,
+        work: Callable[[str], None],
+        ours: Callable[[int], bool],
+    ) -> None:
         self._request = AcquireTaskRequest(supported_task_types=[kind])
         self._client = api.client()
         self._work = work
+        self._ours = ours
         self.children: set[int] = set()
+        self.crashed = False  # whether a child was killed, or ended in an error
 
     def step(self) -> bool:
         """Reap what has ended and start at most one task; whether one was started."""
@@ -71,6 +82,11 @@ class Executor:
             log.debug("no task: %s", type(error).__name__)
             return False
         if not (found.HasField("task") and found.token):
+            return False
+        if not self._ours(found.task.run_id):
+            log.warning(
+                "a task of run %d, which is not ours, is not carried out", found.task.run_id
+            )
             return False
         self.children.add(self._fork(found.token))
         return True
@@ -85,8 +101,10 @@ class Executor:
 
     def _reap(self) -> None:
         for child in list(self.children):
-            if os.waitpid(child, os.WNOHANG)[0]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
                 self.children.discard(child)
+                self.crashed = self.crashed or status != 0
 
     def _fork(self, token: str) -> int:
         """The process id of a child that works on the task; the child never returns."""

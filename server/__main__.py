@@ -71,7 +71,7 @@ def start(
         check_home(where)
         at = load_protocol(where.protocol).coordinator
         port = at.port if at is not None else 9443
-        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop))  # noqa: S104
+        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop))
 
 
 @app.command()

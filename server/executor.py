@@ -51,8 +51,12 @@ class Conductor:
         )
         self._address = address
         self._executor = Executor(
-            RuntimeApi(address, secret, home.ca), TaskType.SERVER_APP, self._serverapp
+            RuntimeApi(address, secret, home.ca),
+            TaskType.SERVER_APP,
+            self._serverapp,
+            ours=lambda run_id: run_id == self._flower_run,
         )
+        self._flower_run = 0  # Flower's id of the run that we started
         self._run: Path | None = None  # whose ServerApp is at work, or about to be
         self._crashes = 0
         self._closed_before = -1
@@ -93,7 +97,8 @@ class Conductor:
         self._run = run
         self._due = time.monotonic() + 15.0  # to hand the task out and fork
         fab = Fab(hash_str=bundle_hash(), content=bundle())
-        self._control.StartRun(StartRunRequest(fab=fab, override_config=user_config_to_proto({})))
+        request = StartRunRequest(fab=fab, override_config=user_config_to_proto({}))
+        self._flower_run = self._control.StartRun(request).run_id
 
     def _go_on(self, run: Path) -> bool:
         """Whether a ServerApp that crashed is started again; else the run has failed."""

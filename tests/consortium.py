@@ -253,12 +253,22 @@ class Consortium:
         for pid in pids.values():
             gone(pid)
 
-    def kill_child(self, name: str, service: str) -> int:
-        """SIGKILL a process that `service` has forked (ServerApp, ClientApp); how many there were."""
-        children = children_of(self.processes(name)[service])
-        for child in children:
+    def kill_forked(self, name: str) -> int:
+        """SIGKILL what an executor has forked: the ServerApp, or a hospital's ClientApp; how many."""
+        forked = self.forked(name)
+        for child in forked:
             kill(child)
-        return len(children)
+        return len(forked)
+
+    def forked(self, name: str) -> list[int]:
+        return [child for pid in [self.executor(name)] if pid for child in children_of(pid)]
+
+    def executor(self, name: str) -> int | None:
+        """The process id of the executor: the coordinator's own, or below a hospital's relay."""
+        processes = self.processes(name)
+        if name == "coordinator":
+            return processes.get("executor")
+        return next(iter(children_of(processes["relay"])), None) if "relay" in processes else None
 
     def stop(self, name: str) -> int:
         """SIGTERM, as a person or systemd does; the exit code."""

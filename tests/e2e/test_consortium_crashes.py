@@ -70,17 +70,16 @@ class Event:
 
     row: str
     who: str
-    service: str | None
-    child: bool = False  # the process that the service has forked
+    service: str | None  # "forked": what its executor has forked, the ServerApp or a ClientApp
 
 
 EVENTS = (
     Event("R2  gateway", "coordinator", "gateway"),
     Event("R2  SuperLink", "coordinator", "superlink"),
-    Event("R2  ServerApp", "coordinator", "executor", child=True),
+    Event("R2  ServerApp", "coordinator", "forked"),
     Event("R2  executor", "coordinator", "executor"),
-    Event("R1  SuperNode", "north", "supernode"),
-    Event("R1  ClientApp", "north", "executor", child=True),
+    Event("R1  SuperNode", "north", "relay"),
+    Event("R1  ClientApp", "north", "forked"),
     Event("R1  relay's executor", "north", "executor"),
     Event("R3  vault", "north", "vault"),
     Event("R2  coordinator, all of it", "coordinator", None),
@@ -103,8 +102,12 @@ def test_whoever_is_killed_in_mid_round_the_study_ends_as_if_nobody_had_been(mak
         before = consortium.closed()
         consortium.until(lambda: in_training(consortium, "north"), 120, "north trains")
         at = time.monotonic()
-        if event.child:
-            assert consortium.kill_child(event.who, event.service or "") > 0
+        if event.service == "forked":
+            assert consortium.kill_forked(event.who) > 0
+        elif event.service == "executor":
+            executor = consortium.executor(event.who)
+            assert executor is not None
+            os.kill(executor, signal.SIGKILL)
         else:
             consortium.kill(event.who, event.service)
         if event.service is None:
@@ -337,9 +340,7 @@ def test_r19_a_serverapp_that_keeps_crashing_ends_as_failed(make: Make) -> None:
     consortium.run_detached()
     consortium.until_closed(1, 180)
     (consortium.run_folder / "update-spec.json").write_text("not JSON")
-    consortium.until(
-        lambda: consortium.kill_child("coordinator", "executor") > 0, 30, "a ServerApp to kill"
-    )
+    consortium.until(lambda: consortium.kill_forked("coordinator") > 0, 30, "a ServerApp to kill")
     code, said = consortium.run(timeout=200)
     assert code != 0, said
     consortium.until(consortium.outcome, 60, "the run ends")
