@@ -80,7 +80,11 @@ class Supervisor:
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def run(self, stop: threading.Event) -> int:
-        """Keep them alive until `stop`; 0, or `EXIT_REFUSED` when one refused to start."""
+        """Keep them alive until `stop`; 0, or `EXIT_REFUSED` when one refused to start.
+
+        From here on whatever this process and its services write is for their user's eyes only.
+        """
+        os.umask(0o077)
         code = 0
         try:
             while not stop.is_set() and code == 0:

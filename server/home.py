@@ -8,9 +8,10 @@ superlink/  logs/   Flower's database and secrets; what the processes say
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from common.errors import CoordinatorError
 from common.files import write_atomic
@@ -20,6 +21,7 @@ Stopped = Literal[
 ]
 
 OUTCOME = "outcome.json"
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ class Wanted:
     @classmethod
     def load(cls, home: Home) -> "Wanted | None":
         """None when no run was ever wanted; CoordinatorError when the file is damaged."""
-        found = _load(home.wanted)
-        return None if found is None else cls(**found)
+        return _load(home.wanted, cls)
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,16 @@ class Outcome:
     @classmethod
     def load(cls, run: Path) -> "Outcome | None":
         """None while the run has not ended; CoordinatorError when the file is damaged."""
-        found = _load(run / OUTCOME)
-        return None if found is None else cls(**found)
+        return _load(run / OUTCOME, cls)
 
 
-def _load(path: Path) -> dict[str, Any] | None:
+def _load(path: Path, kind: Callable[..., Kind]) -> Kind | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        return found
+        return kind(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise CoordinatorError(f"cannot read {path}: {error}; remove it and start again") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CoordinatorError(
+            f"expected one of the coordinator's own files in {path} and could not read it ({error}); "
+            f"remove it and run the study again"
+        ) from error
