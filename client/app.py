@@ -16,13 +16,11 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.channel import ask
+from client.channel import VAULT_SOCKET, ask
 from common import messages, records
 from common.errors import ChannelError, InternalError, IntramuralError
 
 log = logging.getLogger("intramural.relay")
-
-VAULT_SOCKET = "INTRAMURAL_VAULT_SOCKET"
 
 Channel = Callable[[bytes], bytes]  # frame of a request to the vault -> frame of its reply
 

@@ -27,6 +27,7 @@ from common.messages import MAX_FRAME_BYTES
 
 log = logging.getLogger("intramural.channel")
 
+VAULT_SOCKET = "INTRAMURAL_VAULT_SOCKET"  # in a relay's environment: the path of the socket
 CONNECTIONS = 4  # that the vault reads, answers or keeps waiting at a time
 REQUEST_SECONDS = 30.0  # for a whole request; a gigabyte takes a few
 REPLY_SECONDS = 30.0

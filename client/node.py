@@ -12,7 +12,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,21 +19,26 @@ from threading import Event
 from typing import Literal
 
 from client import guard
+from client.channel import VAULT_SOCKET
 from client.connection import Connection, load_connection
 from client.policy import SitePolicy, load_policy
 from client.relay import BUNDLES
 from common import outbound
 from common.errors import HospitalError
 from common.files import locked, write_atomic
-from common.supervisor import Service, Supervisor
+from common.supervisor import Service, Supervisor, free_port
 
 LOCK, STATE, SECRET = "node.lock", "node.json", "superexec.secret"
 
 
 def vault_service(site: Path, user: str | None = None) -> Service:
-    """The vault's process under the policy in `site`; `user` None: as whoever starts it."""
+    """The vault's process under the policy in `site`; `user` None: as whoever starts it.
+
+    Another user is become by the process itself, after it has left the network as root.
+    """
     command = [sys.executable, "-P", "-m", "client.vault_process", str(site.resolve())]
-    return Service("vault", command, dict(outbound.SWITCHES), user)
+    command += [] if user is None else ["--user", user]
+    return Service("vault", command, dict(outbound.SWITCHES))
 
 
 def relay_service(connection_file: Path, user: str | None = None) -> Service:
@@ -54,7 +58,8 @@ def relay_environment(connection: Connection) -> dict[str, str]:
         "FLWR_HOME": str(connection.home),
         "PYTHONPATH": str(guard.FOLDER),
         guard.BUNDLES: str(connection.home / BUNDLES),
-        "INTRAMURAL_VAULT_SOCKET": str(connection.socket),
+        VAULT_SOCKET: str(connection.socket),
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # entry points could name what a bundle brings
     }
 
 
@@ -79,19 +84,12 @@ def make_home(connection: Connection, user: str | None) -> None:
         home.chmod(0o750)  # it may look, and only we may put anything here
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def users_of(policy: SitePolicy) -> tuple[str | None, str | None]:
     """As whom the vault and the relay run: two users where we are root and the policy names one."""
     if os.geteuid() != 0 or policy.relay_user is None:
         return None, None
-    return pwd.getpwuid(policy.state.stat().st_uid).pw_name, policy.relay_user
+    owner = policy.state.stat().st_uid
+    return (None if owner == 0 else pwd.getpwuid(owner).pw_name), policy.relay_user
 
 
 def run_node(

@@ -139,7 +139,7 @@ def network_wall(other_uid: int | None = None) -> Wall:
             leave_network(other_uid)
             with socket.socket(socket.AF_UNIX) as probe:
                 met = probe.connect_ex(address) == 0
-            return "what left the network still reaches this host" if met or has_network() else ""
+            return "what left the network still reaches this host" if met else ""
 
         why = _in_a_child(reached)
     return Wall("network", not why, why or "a vault that is started from here reaches nobody")

@@ -12,6 +12,7 @@ import logging.handlers
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -45,6 +46,14 @@ def end_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> 
 
 
 PARENT = "INTRAMURAL_PARENT"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ class Supervisor:
                         code = max(code, self._buried(life, ended))
                         changed = True
                     if life.process is None and time.monotonic() >= life.due and code == 0:
-                        self._start(life)
+                        code = self._start(life)
                         changed = True
                 if changed:
                     self._write_state()
@@ -103,22 +112,34 @@ class Supervisor:
             self._end()
         return code
 
-    def _start(self, life: _Life) -> None:
+    def _start(self, life: _Life) -> int:
+        """Start the service; `EXIT_REFUSED` when this host does not let it start at all."""
         service = life.service
         user: dict[str, Any] = {}
         environment = {**os.environ, **service.environment, PARENT: str(os.getpid())}
-        if service.user is not None:
-            account = pwd.getpwnam(service.user)
-            user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-            environment |= {"HOME": account.pw_dir, "USER": service.user, "LOGNAME": service.user}
-        life.process = subprocess.Popen(  # noqa: S603  (a command of our own)
-            list(service.command),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **user,
-        )
+        try:
+            if service.user is not None:
+                account = pwd.getpwnam(service.user)
+                user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+                environment |= {"HOME": account.pw_dir, "USER": account.pw_name}
+            life.process = subprocess.Popen(  # noqa: S603  (a command of our own)
+                list(service.command),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                **user,
+            )
+        except (OSError, KeyError) as error:
+            log.error(
+                "expected to start %s as user '%s' and could not (%s); the user must exist and be "
+                "able to run %s",
+                service.name,
+                service.user or "who we are",
+                error,
+                service.command[0],
+            )
+            return EXIT_REFUSED
         life.since = time.time()
         life.starts += 1
         pump = threading.Thread(
@@ -127,6 +148,7 @@ class Supervisor:
         pump.start()
         self._pumps = [p for p in self._pumps if p.is_alive()] + [pump]
         log.info("%s started, process %d", service.name, life.process.pid)
+        return 0
 
     def _pump(self, name: str, process: subprocess.Popen[bytes]) -> None:
         """Copy what a process says to its log, line by line, until it ends."""

@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from common import outbound
-from common.errors import IntramuralError
+from common.errors import IntramuralError, RunError
 from common.protocol import load_protocol
-from server.home import Home, Stopped
+from server.home import Home, Stopped, Wanted
 from server.provision_commands import app as provision_app
 
 EXIT_REFUSED = 2
@@ -112,7 +112,11 @@ def run(
             soft_wrap=True,
         )
         if outcome.stopped == "finished":
-            console.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+            from server.deployed_facts import write_deployed_report
+
+            written = write_deployed_report(folder)
+            said = f"model: {folder / 'model.safetensors'}, report: {written}"
+            console.print(said, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_CODES[outcome.stopped])
 
 
@@ -156,6 +160,19 @@ def status(
         else:
             Console().print(as_table(found))
         raise typer.Exit(0 if found["coordinator"] == "running" else 1)
+
+
+@app.command()
+def report(home: HomeOption = HOME) -> None:
+    """Write report.html of the last run, from what hospitals released and stated, finished or not."""
+    from server.deployed_facts import write_deployed_report
+
+    where = Home(home.resolve())
+    with _one_sentence():
+        wanted = Wanted.load(where)
+        if wanted is None:
+            raise RunError(f"expected a run in {where.path} and found none; run a study first")
+        typer.echo(f"written: {write_deployed_report(where.runs / wanted.run)}")
 
 
 @app.command()

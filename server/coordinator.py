@@ -9,14 +9,13 @@ What ends is started again; all end together. A run goes on behind its last clos
 """
 
 import secrets
-import socket
 import sys
 from threading import Event
 
 from common import outbound
 from common.errors import CoordinatorError, RunError
 from common.files import locked, write_atomic
-from common.supervisor import Service, Supervisor
+from common.supervisor import Service, Supervisor, free_port
 from server.home import Home
 
 
@@ -71,14 +70,6 @@ def check_home(home: Home) -> None:
                 f"expected {path} and found none; make the coordinator's home with "
                 f"`intramural-server provision init protocol.toml`, or name it with --home"
             )
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def running(home: Home) -> bool:

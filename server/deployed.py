@@ -41,9 +41,8 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  (Flower's signa
         run = Run(protocol, folder, observer, kept_update_spec(folder), rostered(home.roster))
         run.carry_out(grid)
         assert run.outcome is not None  # noqa: S101  (carry_out sets it or raises)
-        last = asdict(run.outcome.last)
-        said = {name: last[name] for name in ("answered", "refused", "missing", "late")}
-        ended = Outcome(stopped=run.outcome.stopped, round=last["round"], last=said)
+        last = run.outcome.last
+        ended = Outcome(stopped=run.outcome.stopped, round=last.round, last=asdict(last))
     except IntramuralError as error:
         log.error("%s: %s", error.code, error)
         ended = Outcome(stopped="failed", detail=f"{error.code}: {error}")

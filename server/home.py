@@ -97,7 +97,7 @@ class Outcome:
 
     stopped: Stopped
     round: int = 0
-    last: dict[str, Any] | None = None  # answered, refused, missing, late of that round
+    last: dict[str, Any] | None = None  # the record of that round, or of the final evaluation
     detail: str = ""
 
     def save(self, run: Path) -> None:

@@ -55,6 +55,7 @@ class Consortium:
 
     def __init__(self, study: StudyProtocol, *, noise_seed: int | None = SEED) -> None:
         self.study = study
+        self.prefix: list[str] = []  # before every command
         # Unix sockets have short names: pytest's own folders are too deep.
         self.folder = Path(tempfile.mkdtemp(prefix="im"))
         self.home = self.folder / "coordinator"
@@ -111,7 +112,11 @@ class Consortium:
     def call(self, program: str, *words: str | Path, timeout: float = 240) -> tuple[int, str]:
         """(exit code, what it said) of one command, to its end."""
         done = subprocess.run(
-            command(program, *words), capture_output=True, text=True, timeout=timeout, check=False
+            [*self.prefix, *command(program, *words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -136,7 +141,7 @@ class Consortium:
             )  # fmt: skip
         with (self.folder / f"{name}.said").open("ab") as said:
             self._started[name] = subprocess.Popen(
-                line, stdout=said, stderr=subprocess.STDOUT, env=threads()
+                [*self.prefix, *line], stdout=said, stderr=subprocess.STDOUT, env=threads()
             )
         return self._started[name]
 

@@ -3,6 +3,7 @@
 Each attack goes against the real processes. What must not happen leaves a marker file where it does.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -51,6 +52,12 @@ def consortium(small_study: SmallStudy) -> Iterator[Consortium]:
     found.close()
 
 
+@pytest.fixture
+def ends() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def foreign_bundle(marker: Path) -> bytes:
     """A bundle with code of its own, under the names of ours and of torch: each leaves `marker`."""
     ran = f"open({str(marker)!r}, 'a').write(__name__ + ' ran\\n')\n"
@@ -77,7 +84,8 @@ clientapp = "client.app:app"
 class TakenOver:
     """Whoever holds the coordinator's host: its executor stands still, and runs are theirs to start."""
 
-    def __init__(self, consortium: Consortium) -> None:
+    def __init__(self, consortium: Consortium, ends: contextlib.ExitStack) -> None:
+        self._ends = ends
         home = consortium.home
         pid = consortium.processes("coordinator")["superlink"]
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -93,17 +101,20 @@ class TakenOver:
             root_certificates=self.ca.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
         )
+        self._ends.callback(control.close)
         request = StartRunRequest(
             fab=Fab(hash_str=sha256(fab), content=fab), override_config=user_config_to_proto({})
         )
         assert control.StartRun(request).run_id
         api = RuntimeApi(self.address, self.secret, self.ca).client()
+        self._ends.callback(api.close)
         kinds = [TaskType.SERVER_APP]
         token = api.AcquireTask(AcquireTaskRequest(supported_task_types=kinds)).token
         assert token
         grid = HttpGrid(
             runtime_api_address=self.address, root_certificates=self.ca.read_bytes(), token=token
         )
+        self._ends.callback(grid.close)
         given = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
         TaskIdentity.node_id = given.context.node_id
@@ -126,14 +137,14 @@ def answer(grid: HttpGrid, request: messages.Request, seconds: float = 90) -> me
 
 
 def test_a_coordinator_that_was_taken_over_gets_no_code_into_a_hospital_and_no_study_past_it(
-    consortium: Consortium, tmp_path: Path
+    consortium: Consortium, tmp_path: Path, ends: contextlib.ExitStack
 ) -> None:
     consortium.start_all()
     consortium.until(
         lambda: "Created node_id" in consortium.log("coordinator", "superlink"), 60, ""
     )
     os.kill(consortium.processes("coordinator")["executor"], 19)  # SIGSTOP: its tasks are ours
-    enemy, marker = TakenOver(consortium), tmp_path / "marker"
+    enemy, marker = TakenOver(consortium, ends), tmp_path / "marker"
     study = consortium.study
     request = TrainRequest(protocol=study.to_toml(), round=1, arrays=initial_arrays(study))
 
@@ -219,10 +230,35 @@ def test_a_hospital_sends_nothing_to_who_is_not_its_coordinator(
     assert "activate-node" not in consortium.log("coordinator", "gateway")
 
 
+# In a mount namespace of its own: a home folder of root's that others may pass through, with only the
+# Python in it. On a hospital's host Python lies where every user may run it.
+PASSABLE = """
+set -e
+kept=$(mktemp -d) && mount --bind "$0" "$kept" && mount -t tmpfs -o mode=0755 tmpfs /root
+mkdir -p "$0" && mount --bind "$kept" "$0" && umount "$kept" && exec "$@"
+"""
+
+
+def for_every_user() -> list[str]:
+    """What goes before a command so that every user may run this Python; skips where none may."""
+    python = Path(sys.executable).resolve().parent.parent
+    prefix: list[str] = []
+    if python.is_relative_to("/root"):
+        prefix = ["unshare", "--mount", "sh", "-c", PASSABLE, str(python)]
+    tried = subprocess.run(
+        [*prefix, "setpriv", "--reuid", "nobody", "--clear-groups", sys.executable, "-c", ""],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if tried.returncode != 0:
+        pytest.skip(f"no other user can run this Python: {tried.stderr.strip()}")
+    return prefix
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="two users need root to start them")
 def test_with_two_users_all_walls_stand_and_the_study_runs(consortium: Consortium) -> None:
     """The vault as one user, the relay as another: what `check` says is so, and nothing is in the way."""
     north, nobody = consortium.hospital("north"), pwd.getpwnam("nobody")
+    consortium.prefix = for_every_user()
     consortium.edit(north / "site.toml", relay_user="nobody")
     consortium.folder.chmod(0o711)
     north.chmod(0o711)
@@ -254,7 +290,7 @@ def test_with_two_users_all_walls_stand_and_the_study_runs(consortium: Consortiu
     )
     reading = f"open({str(consortium.folder / 'phantoms/north/data/manifest.csv')!r})"
     intruder = subprocess.run(
-        ["setpriv", "--reuid", "nobody", "--clear-groups", sys.executable, "-c", reading],
+        [*consortium.prefix, "setpriv", "--reuid", "nobody", "--clear-groups", sys.executable, "-c", reading],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "PermissionError" in intruder.stderr

@@ -15,11 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
-from client import channel
+from client import app, channel
 from client.channel import ask, serve
+from common import messages, records
 from common.errors import ChannelError
-from common.messages import MAX_FRAME_BYTES
+from common.messages import MAX_FRAME_BYTES, HelloReply, HelloRequest, Refusal
 
 NOBODY = 65534
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -41,7 +44,10 @@ def path(folder: Path) -> Path:
 
 
 @contextmanager
-def served(path: Path, handle: Handle, *allowed: int) -> Iterator[threading.Event]:
+def served(
+    path: Path, handle: Handle, *allowed: int
+) -> Iterator[tuple[threading.Thread, threading.Event]]:
+    """The thread that serves, and what stops it."""
     stop, failed = threading.Event(), []
 
     def run() -> None:
@@ -56,7 +62,7 @@ def served(path: Path, handle: Handle, *allowed: int) -> Iterator[threading.Even
         until = time.monotonic() + 10
         while not answers(path) and time.monotonic() < until:
             time.sleep(0.01)
-        yield stop
+        yield vault, stop
     finally:
         stop.set()
         vault.join(30)
@@ -309,9 +315,12 @@ def test_who_is_gone_before_its_turn_is_not_answered(path: Path) -> None:
     assert b"gone" not in work.ended
 
 
-def test_a_vault_that_is_told_to_stop_ends_its_work_and_takes_no_more(path: Path) -> None:
+def test_a_vault_that_is_told_to_stop_ends_its_work_and_takes_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "LAST_SECONDS", 0.0)
     work = Work()
-    with served(path, work) as stop:
+    with served(path, work) as (vault, stop):
         first = connected(path, framed(b"first"))
         wait_for(lambda: work.begun == [b"first"])
         second = connected(path, framed(b"second"))
@@ -319,6 +328,7 @@ def test_a_vault_that_is_told_to_stop_ends_its_work_and_takes_no_more(path: Path
         stop.set()
         time.sleep(0.3)
         assert not path.exists()
+        assert vault.is_alive()
         work.let_go.set()
         assert everything_from(first) == framed(b"tsrif")
         assert everything_from(second) == b""
@@ -332,15 +342,10 @@ def test_a_vault_that_ends_lets_a_reply_get_away_but_waits_for_nobody(
     path: Path, reads: bool
 ) -> None:
     long = b"x" * 8_000_000
-    stop = threading.Event()
-    vault = threading.Thread(
-        target=serve,
-        args=(path, lambda _: long),
-        kwargs={"allowed_uids": set[int](), "stop": stop},
-    )
-    vault.start()
-    wait_for(lambda: answers(path))
-    with connected(path, framed(b"x")) as connection:
+    with (
+        served(path, lambda _: long) as (vault, stop),
+        connected(path, framed(b"x")) as connection,
+    ):
         assert connection.recv(8) == framed(long)[:8]  # it is being sent
         stop.set()
         time.sleep(0.5)
@@ -574,3 +579,50 @@ def test_frames_that_are_too_long_are_neither_sent_nor_received(
         with pytest.raises(ChannelError, match="at most 99 bytes, found 110"):
             ask(path, b"x" * 11)
         assert len(ask(path, b"x" * 9)) == 90
+
+
+# ------------------------------------------------------------------- the relay of a deployed hospital
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], messages.Message]:
+    """Asks `client.app.app` a hello, as Flower's runtime would in a process of its own."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
+    hello = records.to_records(HelloRequest())
+
+    def asked() -> messages.Message:
+        answer = app.app(Message(hello, dst_node_id=2, message_type="query"), context)
+        return records.from_records(answer.content)
+
+    return asked
+
+
+def test_a_deployed_relay_asks_the_vault_whose_socket_its_environment_names(
+    path: Path, deployed: Callable[[], messages.Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(channel.VAULT_SOCKET, str(path))
+    asked: list[bytes] = []
+
+    def handle(frame: bytes) -> bytes:
+        asked.append(frame)
+        return messages.encode(HelloReply(hospital="north"))
+
+    with served(path, handle):
+        assert deployed() == HelloReply(hospital="north")
+    assert asked == [messages.encode(HelloRequest())]
+
+
+@pytest.mark.parametrize("socket_path", [None, "", "/" + 200 * "x", "absent"])
+def test_without_a_vault_the_coordinator_gets_a_code(
+    deployed: Callable[[], messages.Message],
+    monkeypatch: pytest.MonkeyPatch,
+    socket_path: str | None,
+) -> None:
+    monkeypatch.setattr(ask, "__kwdefaults__", {"connect_seconds": 0.2})
+    if socket_path is None:
+        monkeypatch.delenv(channel.VAULT_SOCKET, raising=False)
+    else:
+        monkeypatch.setenv(channel.VAULT_SOCKET, socket_path)
+    assert deployed() == Refusal.of(ChannelError())

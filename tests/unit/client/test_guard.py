@@ -137,6 +137,7 @@ WAYS = {
     "up-and-down": (f"{BUNDLE}/../../apps/../../{BUNDLE}", "torch"),
     "link": ("link", "torch"),
     "absolute-link": ("{folder}/link", "torch"),
+    "link-and-up": ("link/../foreign.app.1.0.0.abcdef12", "torch"),
     "link-to-apps": ("link-to-apps/foreign.app.1.0.0.abcdef12", "torch"),
     "zip": ("{bundle}/packed.zip", "zipped"),
     "relative-zip": (f"{BUNDLE}/packed.zip", "zipped"),
@@ -188,6 +189,14 @@ def test_a_process_that_starts_in_a_bundle_runs_nothing_of_it(host: Host, way: s
     assert tree(host.home) == before
     free = host.run(*STARTS[way], guarded=False, cwd=host.bundle)
     assert host.ran(), free.stderr
+
+
+@pytest.mark.parametrize(("entry", "module"), [("", "space"), ("/packed.zip", "deep")])
+def test_a_folder_of_a_bundle_is_no_package(host: Host, entry: str, module: str) -> None:
+    """Python makes an empty one of it, to which anything could be added later."""
+    script = FIRST.format(entry=f"{host.bundle}{entry}", module=module)
+    assert f"ImportError: {guard.REFUSED}" in refused(host, "-c", script)
+    assert host.run("-c", script, guarded=False).returncode == 0
 
 
 def test_an_extension_of_a_bundle_is_refused(host: Host) -> None:

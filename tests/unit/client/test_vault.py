@@ -315,7 +315,7 @@ def test_broken_data_is_refused_and_the_spend_stays_reserved(site: Site) -> None
 
 
 PLACES = ["train", "evaluate", "open_cohort", "load_model", "keep_scores", "noised_histogram"]
-PLACES += ["parse_protocol", "permit", "price", "locked"]
+PLACES += ["parse_protocol", "permit", "price"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -407,8 +407,8 @@ def test_what_is_no_request_is_refused(site: Site, frame: bytes) -> None:
 
 
 def test_a_vault_that_is_busy_refuses(site: Site) -> None:
-    with locked(site.state / "vault.lock"):
-        assert refusal(site.vault().handle(train_frame(site.study))) == "E-RUN"
+    with locked(site.state / "ledger.lock"):
+        assert refusal(site.vault().handle(train_frame(site.study))) == "E-LEDGER"
     assert site.spends() == []
 
 

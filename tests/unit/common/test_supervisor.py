@@ -101,6 +101,22 @@ def test_one_that_refuses_to_start_ends_all_with_its_code(tmp_path: Path) -> Non
     assert "no key" in running.log("wrong")
 
 
+@pytest.mark.parametrize(
+    "service",
+    [
+        Service("absent", ["/no/such/program"]),
+        Service("stranger", [sys.executable, "-c", ""], {}, "no-such-user"),
+    ],
+)
+def test_one_that_this_host_cannot_start_ends_all_in_words(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(tmp_path, python("fine", SLEEPS), service)
+    until(running.ended)
+    assert running.end() == EXIT_REFUSED
+    assert f"expected to start {service.name}" in caplog.text
+
+
 def test_one_that_does_not_hear_sigterm_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

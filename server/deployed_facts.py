@@ -1,0 +1,96 @@
+"""A deployed run as facts for the report: what hospitals released and stated, and nothing else.
+
+Exact scores stay in the hospitals, so every figure of the model is read from noised histograms.
+"""
+
+from pathlib import Path
+
+from common.histogram import Estimate
+from common.protocol import StudyProtocol, load_protocol
+from common.released import Reading, read
+from server.checkpoint import RoundRecord
+from server.facts import HospitalFacts, ReportFacts, RoundFacts
+from server.home import Outcome
+from server.plots import write_tensorboard
+from server.report import write_report
+from server.spent import epsilon_stated
+from server.status import closed_rounds
+
+
+def write_deployed_report(folder: Path) -> Path:
+    """Write report.html and TensorBoard's events of the run in `folder`; the report's path."""
+    facts = gather(
+        load_protocol(folder / "protocol.toml"), closed_rounds(folder), Outcome.load(folder)
+    )
+    write_report(folder, facts)
+    write_tensorboard(folder / "tensorboard", facts.rounds)
+    return folder / "report.html"
+
+
+def gather(
+    protocol: StudyProtocol, records: list[RoundRecord], outcome: Outcome | None
+) -> ReportFacts:
+    """The facts of a run from its closed rounds and how it ended (None: it has not)."""
+    every = list(records)
+    if outcome is not None and outcome.last is not None:
+        every.append(RoundRecord(**outcome.last))
+    judging = {record.round - 1: record for record in every if record.histogram is not None}
+    judged_after = max((done for done in judging if done <= len(records)), default=None)
+    spent = {name: epsilon_stated(protocol, records, name) for name in protocol.hospital_names}
+    return ReportFacts(
+        protocol=protocol,
+        backend="deployment",
+        stopped="under way" if outcome is None else outcome.stopped,
+        rounds=tuple(
+            RoundFacts(
+                round=record.round,
+                seconds=record.seconds,
+                answered=tuple(record.answered),
+                refused=record.refused,
+                missing=tuple(record.missing),
+                released_auroc=_auroc(released(protocol, judging, record.round)),
+            )
+            for record in records
+        ),
+        hospitals=tuple(
+            HospitalFacts(
+                name=hospital.name,
+                nominal_patients=hospital.nominal_patients,
+                epsilon=spent[hospital.name],
+                delta=protocol.privacy.delta,
+                accountant="PLD (dp-accounting), from the noise that each hospital states",
+                noise_multiplier=_noise(records, hospital.name),
+            )
+            for hospital in protocol.hospitals
+        ),
+        noise_seeded=False,
+        released=None if judged_after is None else released(protocol, judging, judged_after),
+        judged_after=judged_after,
+    )
+
+
+def released(
+    protocol: StudyProtocol, judging: dict[int, RoundRecord], after_round: int
+) -> Reading | None:
+    """What the histograms of the model after so many rounds say; None where it was not judged.
+
+    `judging` is the record of the round that judged the model, by the number of rounds before it.
+    """
+    record = judging.get(after_round)
+    if record is None or record.histogram is None or record.histogram_noise is None:
+        return None
+    others = [
+        other.histogram
+        for other in judging.values()
+        if other is not record and other.histogram and other.answered == record.answered
+    ]
+    return read(record.histogram, record.histogram_noise, protocol.evaluation.prevalence, others)
+
+
+def _auroc(reading: Reading | None) -> Estimate | None:
+    return None if reading is None else reading.auroc
+
+
+def _noise(records: list[RoundRecord], hospital: str) -> float | None:
+    stated = [record.noise[hospital] for record in records if hospital in record.noise]
+    return stated[-1] if stated else None

@@ -1,0 +1,256 @@
+"""What `intramural-client check` finds, against a health page of the test's own behind real TLS."""
+
+import json
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import tomli_w
+
+from client import check
+from client.check import Finding, light_findings, print_findings
+from client.keys import make_hospital_key
+from client.ledger import Ledger
+from common.protocol import StudyProtocol, parse_protocol
+from server.provision import approve, initialise
+
+SmallStudy = Callable[..., StudyProtocol]
+
+
+@contextmanager
+def health(home: Path, said: dict[str, Any] | bytes) -> Iterator[int]:
+    """A gateway's health page with the coordinator's certificate; the port at which it listens."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Not to the test's output."""
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home / "tls" / "server.crt", home / "tls" / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Package:
+    """A hospital's folder as it is after the coordinator's package came, all as it should be."""
+
+    def __init__(self, folder: Path, study: StudyProtocol) -> None:
+        self.folder, self.home, self.study = folder / "north", folder / "home", study
+        (folder / "protocol.toml").write_text(study.to_toml())
+        initialise(self.home, folder / "protocol.toml")
+        made = make_hospital_key("north", self.folder)
+        approve(self.home, made.request, made.fingerprint)
+        for file in (self.home / "packages" / "north").iterdir():
+            shutil.copy(file, self.folder / file.name)
+        self.state = self.folder / "state"
+        self.state.mkdir(mode=0o700)
+        (self.folder / "data").mkdir()
+        Ledger.create(self.state)
+        self.policy: dict[str, Any] = {
+            "hospital": "north",
+            "data": str(self.folder / "data"),
+            "state": str(self.state),
+            "socket": str(self.folder / "vault.sock"),
+            "approved-studies": [study.digest],
+            "max-epsilon": 10.0,
+        }
+        self.connection: dict[str, Any] = {
+            "hospital": "north",
+            "coordinator": "127.0.0.1:1",
+            "ca": "ca.crt",
+            "certificate": "hospital.crt",
+            "key": "hospital.key",
+            "socket": str(self.folder / "vault.sock"),
+            "home": "relay",
+        }
+
+    def findings(self) -> dict[str, Finding]:
+        (self.folder / "site.toml").write_text(tomli_w.dumps(self.policy))
+        (self.folder / "connection.toml").write_text(tomli_w.dumps(self.connection))
+        found = light_findings(self.folder / "site.toml", self.folder / "connection.toml")
+        return {finding.what: finding for finding in found}
+
+    def bad(self) -> dict[str, str]:
+        return {w: f.said for w, f in self.findings().items() if f.verdict == "bad"}
+
+
+@pytest.fixture
+def package(tmp_path: Path, small_study: SmallStudy) -> Package:
+    fields = small_study().model_dump(by_alias=True, exclude_none=True, mode="json")
+    fields["coordinator"] = {"names": ["127.0.0.1"], "port": 9443}
+    return Package(tmp_path, parse_protocol(tomli_w.dumps(fields)))
+
+
+def page(**changes: Any) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {
+        "service": "intramural gateway",
+        "version": version("intramural"),
+        "time": now,
+        **changes,
+    }
+
+
+def test_where_all_is_well_nothing_is_bad(package: Package) -> None:
+    with health(package.home, page()) as port:
+        package.connection["coordinator"] = f"127.0.0.1:{port}"
+        found = package.findings()
+    assert {f.verdict for w, f in found.items() if not w.startswith("wall")} == {"good"}
+    for what in ("site policy", "connection", "package", "study protocol", "ledger", "disk"):
+        assert what in found
+    for what in ("key and certificate", "coordinator", "version", "clock"):
+        assert what in found
+    assert "days left" in found["key and certificate"].said
+
+
+@pytest.mark.parametrize(("seconds", "side"), [(600, "behind"), (-600, "ahead"), (-10, "ahead")])
+def test_a_clock_that_flower_would_refuse_is_named(
+    seconds: int, side: str, package: Package
+) -> None:
+    """R10: Flower itself says no more than "Invalid timestamp"."""
+    theirs = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+    with health(package.home, page(time=theirs)) as port:
+        package.connection["coordinator"] = f"127.0.0.1:{port}"
+        said = package.bad()["clock"]
+    assert f"{side}" in said
+    assert f"{abs(seconds)} s" in said or f"{abs(seconds) - 1} s" in said
+
+
+def test_another_version_is_named_with_both(package: Package) -> None:
+    with health(package.home, page(version="9.9.9")) as port:
+        package.connection["coordinator"] = f"127.0.0.1:{port}"
+        assert "9.9.9 at the coordinator" in package.bad()["version"]
+
+
+def test_a_coordinator_that_is_not_ours_is_bad_and_one_that_is_away_is_not(
+    package: Package, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "protocol.toml").write_text(package.study.to_toml())
+    initialise(other / "home", other / "protocol.toml")
+    with health(other / "home", page()) as port:
+        package.connection["coordinator"] = f"127.0.0.1:{port}"
+        assert "nothing was sent" in package.bad()["coordinator"]
+    found = package.findings()
+    assert (found["coordinator"].verdict, "does not answer" in found["coordinator"].said) == (
+        "look",
+        True,
+    )
+
+
+@pytest.mark.parametrize("text", [b"not JSON", b"{}", b'{"time": 1, "version": "x"}'])
+def test_a_strange_health_page_is_no_answer(text: bytes, package: Package) -> None:
+    with health(package.home, text) as port:
+        package.connection["coordinator"] = f"127.0.0.1:{port}"
+        assert package.findings()["coordinator"].verdict == "look"
+
+
+def spoil_study(package: Package) -> None:
+    package.policy["approved-studies"] = ["0" * 64]
+
+
+def spoil_policy(package: Package) -> None:
+    package.policy["max-epsilonn"] = 1.0
+
+
+def spoil_ledger(package: Package) -> None:
+    (package.state / "ledger.sqlite").unlink()
+
+
+def spoil_key(package: Package) -> None:
+    (package.folder / "hospital.key").unlink()
+    (package.folder / "hospital.csr").unlink()
+    make_hospital_key("north", package.folder)
+
+
+def spoil_authority(package: Package) -> None:
+    shutil.copy(package.home / "tls" / "server.crt", package.folder / "ca.crt")
+
+
+def spoil_certificate(package: Package) -> None:
+    shutil.copy(package.home / "tls" / "server.crt", package.folder / "hospital.crt")
+
+
+def spoil_hospital(package: Package) -> None:
+    package.connection["hospital"] = "west"
+
+
+def spoil_socket(package: Package) -> None:
+    package.connection["socket"] = str(package.folder / "other.sock")
+
+
+def spoil_protocol(package: Package) -> None:
+    (package.folder / "protocol.toml").unlink()
+
+
+def spoil_connection(package: Package) -> None:
+    package.connection["coordinator"] = "https://127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what", "said"),
+    [
+        (spoil_study, "study protocol", "approved-studies"),
+        (spoil_policy, "site policy", "max-epsilon"),
+        (spoil_ledger, "ledger", "ledger"),
+        (spoil_key, "key and certificate", "is not the key"),
+        (spoil_authority, "key and certificate", "is not from the authority"),
+        (spoil_certificate, "key and certificate", "not for 'north'"),
+        (spoil_hospital, "package", "'north' and 'west'"),
+        (spoil_socket, "package", "same socket"),
+        (spoil_protocol, "study protocol", "protocol.toml"),
+        (spoil_connection, "connection", "coordinator"),
+    ],
+)
+def test_what_is_wrong_is_bad_and_said(
+    spoil: Callable[[Package], None], what: str, said: str, package: Package
+) -> None:
+    spoil(package)
+    assert said in package.bad()[what]
+
+
+@pytest.mark.parametrize(("days", "verdict"), [(-1, "bad"), (10, "look"), (60, "good")])
+def test_an_expiring_certificate_is_seen_coming(
+    days: int, verdict: str, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "days_left", lambda *_: days)
+    finding = package.findings()["key and certificate"]
+    assert finding.verdict == verdict
+    assert str(abs(days)) in finding.said
+
+
+def test_a_full_disk_is_bad(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "FREE_BYTES", 10**18)
+    assert "make room" in package.bad()["disk"]
+
+
+def test_findings_are_printed_and_one_bad_one_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    fine, odd, wrong = (Finding(v, v, f"it is {v} [x]") for v in ("good", "look", "bad"))
+    assert print_findings(iter([fine, odd]))
+    assert not print_findings(iter([fine, wrong, odd]))
+    assert "it is bad [x]" in capsys.readouterr().out
