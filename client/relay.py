@@ -23,10 +23,11 @@ from client.connection import Connection, load_connection
 from common import outbound
 from common.supervisor import PARENT, end_with_parent
 
-log = logging.getLogger("intramural.relay")
+log = logging.getLogger("intramural")
 
 BUNDLES = "apps"  # below Flower's home: the folder into which Flower itself would unpack bundles
 POLL_SECONDS = 0.3
+RETRY_SECONDS = 2.0  # between two tries to reach the coordinator
 
 
 def supernode(connection: Connection, port: int, secret: Path, words: Sequence[str]) -> None:
@@ -60,12 +61,33 @@ def supernode(connection: Connection, port: int, secret: Path, words: Sequence[s
 
 
 def take_over(connection: Connection) -> None:
-    """Give back our node if a process before us was killed.
+    """Give back our node if a process before us was killed; returns when the coordinator has answered.
 
     Flower lets nobody activate a node that it believes to be online, and believes so for a minute
-    after a kill. A coordinator that does not answer is left to the SuperNode, which goes on trying.
+    after a kill. So the node's id is kept from the first start on, and given back at each.
     """
     import httpx
+
+    while True:
+        try:
+            give_back(connection)
+            return
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                log.error(
+                    "the coordinator does not know this hospital's key: it was not approved, has "
+                    "expired or was revoked, or the clock is wrong; see intramural-client check"
+                )
+                os._exit(1)
+            connection.node_id.write_text("")  # not online, or registered anew: learn it again
+            log.info("the coordinator answers %d, trying again", error.response.status_code)
+        except httpx.HTTPError as error:
+            log.info("no answer of the coordinator (%s), trying again", type(error).__name__)
+        time.sleep(RETRY_SECONDS)
+
+
+def give_back(connection: Connection) -> None:
+    """Deactivate our node, whose id is kept or, at the first start, learnt by activating it."""
     from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
     from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -75,33 +97,24 @@ def take_over(connection: Connection) -> None:
 
     from common.keys import load_private_key
 
-    kept = connection.node_id  # made by client/node.py, empty at first
     key = load_private_key(connection.key)
-    public = key.public_key()
-    try:
-        with FleetHttpClient.from_server_address(
-            connection.coordinator,
-            insecure=False,
-            root_certificates=connection.ca.read_bytes(),
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(key, public),
-            ],
-        ) as client:
-            if before := kept.read_text():
-                client.DeactivateNode(DeactivateNodeRequest(node_id=int(before)))
-                return
+    with FleetHttpClient.from_server_address(
+        connection.coordinator,
+        insecure=False,
+        root_certificates=connection.ca.read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    ) as client:
+        if not (node := connection.node_id.read_text()):
             request = ActivateNodeRequest(
-                public_key=public_key_to_bytes(public),
+                public_key=public_key_to_bytes(key.public_key()),
                 heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL,
             )
-            node = client.ActivateNode(request).node_id
-            kept.write_text(str(node))
-            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
-    except httpx.HTTPStatusError:  # it was not online, or has been registered anew
-        kept.write_text("")
-    except (httpx.HTTPError, ValueError) as error:
-        log.info("no node to give back: %s", type(error).__name__)
+            node = str(client.ActivateNode(request).node_id)
+            connection.node_id.write_text(node)
+        client.DeactivateNode(DeactivateNodeRequest(node_id=int(node)))
 
 
 def executor(port: int, secret: Path) -> None:
@@ -135,6 +148,8 @@ def main() -> None:
     """Entry point of `python -m client.relay`."""
     end_with_parent()
     outbound.switch_off()
+    log.addHandler(logging.StreamHandler())  # and not the root: Flower's logger has its own
+    log.setLevel(logging.INFO)
     words = argparse.ArgumentParser(prog="client.relay")
     words.add_argument("process", choices=("supernode", "executor"))
     words.add_argument("--connection", type=Path, required=True)
@@ -145,8 +160,6 @@ def main() -> None:
         connection = load_connection(given.connection)
         supernode(connection, given.port, given.secret, sys.argv[2:])
     else:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         executor(given.port, given.secret)
 
 

@@ -11,6 +11,7 @@ import logging
 from flwr.app import Message
 from flwr.common.constant import SubStatus
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -48,7 +49,10 @@ def carry_out(address: str, token: str) -> None:
     message, context, _, fab = pull_task_input(client)
     ours = fab.hash_str == bundle_hash()
     reply = app(message, context) if ours else refusal(message, fab.hash_str)
-    push_message(client, reply, context)
+    try:
+        push_message(client, reply, context)
+    except ObjectPushError:  # the SuperNode has let go of it: the run was stopped meanwhile
+        log.warning("nobody takes this reply any more; it is sealed, and can be asked for again")
     push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
     alive.stop()
     client.close()

@@ -28,7 +28,7 @@ log = logging.getLogger("intramural.supervisor")
 EXIT_REFUSED = 2
 LOG_BYTES, LOG_FILES = 10_000_000, 5  # rotation of each process's log
 PAUSES = (0.2, 30.0)  # seconds before a restart: the first, the longest
-STEADY_SECONDS = 60.0  # after so long a life the pauses start anew
+STEADY_SECONDS = 10.0  # after so long a life the pauses start anew
 GRACE_SECONDS = 8.0  # between SIGTERM and SIGKILL
 PR_SET_PDEATHSIG = 1
 
