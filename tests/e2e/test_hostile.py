@@ -42,7 +42,7 @@ from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
