@@ -191,7 +191,10 @@ class Supervisor:
                 for life in self._lives
             },
         }
-        write_atomic(self._state, json.dumps(about).encode())
+        try:
+            write_atomic(self._state, json.dumps(about).encode())
+        except OSError as error:  # a full disk ends no process
+            log.error("cannot write %s: %s", self._state, error)
 
     def _end(self) -> None:
         alive = [life.process for life in self._lives if life.process is not None]

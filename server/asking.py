@@ -29,6 +29,9 @@ from server.checkpoint import RoundRecord
 NODE_ERROR = "E-NODE"  # Flower's own error reply: the node died, or its app did
 PASSING = (NODE_ERROR, ChannelError.code)  # what may be over when the hospital is asked again
 ERROR_PAUSE_SECONDS = 5.0
+# So long after its round a reply is still heard, to be named. Afterwards Flower drops the question, so
+# that a hospital that comes back does not train, and pay, for a round that is closed.
+LATE_SECONDS = 60.0
 POLL_SECONDS = (0.02, 1.0)  # between two looks for replies: often at first, less often later
 
 Missed = Literal["quorum-missed", "mandatory-missing"]
@@ -165,13 +168,13 @@ class Asker:
         return now - asked.at >= patience
 
     def _ask(self, hospital: str, present: Present, question: Question, seconds: float) -> None:
-        """Send the question; Flower forgets it after `seconds`, so nobody trains for a closed round."""
+        """Send the question; `seconds` and a little later Flower forgets it, with any reply to it."""
         request = question.request
         message = Message(
             records.to_records(request),
             dst_node_id=present.node,
             message_type=records.MESSAGE_TYPES[request.kind],
-            ttl=max(seconds, 1.0),
+            ttl=max(seconds, 1.0) + LATE_SECONDS,
             group_id=str(request.round),
         )
         for pushed in self._grid.push_messages([message]):

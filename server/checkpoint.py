@@ -74,7 +74,20 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: State) -> None:
-        """Make `state` durable; afterwards a killed run continues behind it."""
+        """Make `state` durable; afterwards a killed run continues behind it.
+
+        CheckpointError when it cannot be written (disk full): the one before stays as it was.
+        """
+        try:
+            self._save(state)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the checkpoint of round {state.round} in {self._folder} "
+                f"({error.strerror}); make room and run the study again, it goes on behind its last "
+                f"closed round"
+            ) from error
+
+    def _save(self, state: State) -> None:
         prefixed = {f"model.{name}": a for name, a in state.arrays.items()}
         prefixed |= {f"average.{name}": a for name, a in state.average.items()}
         prefixed |= {f"strategy.{name}": a for name, a in state.strategy.items()}

@@ -75,6 +75,8 @@ class Conductor:
             log.debug("the SuperLink does not answer: %s", type(error).__name__)
         except IntramuralError as error:  # a damaged roster or file: nobody gets in until repaired
             log.error("%s: %s", error.code, error)
+        except OSError as error:  # a full disk, for example
+            log.error("cannot go on for now: %s", error)
 
     def end(self) -> None:
         self._executor.end()
