@@ -24,7 +24,7 @@ from rich.markup import escape
 
 from client.connection import Connection, load_connection
 from client.ledger import Ledger
-from client.node import check_fit, make_home, relay_environment
+from client.node import check_fit, relay_environment
 from client.policy import SitePolicy, load_policy
 from client.relay import BUNDLES
 from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
@@ -85,7 +85,6 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
     """The walls between patients and network, each tried out (client/walls.py)."""
     relay_user = policy.relay_user
     try:
-        make_home(connection, relay_user if os.geteuid() == 0 else None)
         yield network_wall(None if relay_user is None else uid_of(relay_user))
         yield user_wall([policy.data, policy.state, site.resolve()], relay_user)
         yield bundle_wall(connection.home / BUNDLES, relay_user)

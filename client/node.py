@@ -68,11 +68,10 @@ def make_home(connection: Connection, user: str | None) -> None:
     home = connection.home
     bundles = home / BUNDLES
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if bundles.exists():
-        bundles.chmod(0o700)
-        shutil.rmtree(bundles)  # nothing of ours is ever in it
-    bundles.mkdir()
-    bundles.chmod(0o555)
+    if not bundles.is_dir() or any(bundles.iterdir()):
+        shutil.rmtree(bundles, ignore_errors=True)  # nothing of ours is ever in it
+        bundles.mkdir()
+        bundles.chmod(0o555)
     secret = home / SECRET
     write_atomic(secret, secrets.token_hex(32).encode())
     connection.node_id.touch(mode=0o600)

@@ -88,7 +88,8 @@ def has_network() -> bool:
     By an interface that is up, or on a loopback that it shares with somebody. A loopback with nobody
     there (a container without network, PrivateNetwork=yes) is no network.
     """
-    flags = [_flags_of(name) for _, name in socket.if_nameindex()]
+    interfaces = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    flags = [_flags_of(line.partition(":")[0].strip()) for line in interfaces]
     if any(flag & _IFF_UP and not flag & _IFF_LOOPBACK for flag in flags):
         return True
     internet = [row for name in ("tcp", "tcp6", "udp", "udp6") for row in _sockets(name)]

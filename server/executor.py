@@ -33,7 +33,7 @@ from server.register import keep_register
 log = logging.getLogger("intramural.executor")
 
 POLL_SECONDS = 0.3
-REGISTER_SECONDS = 2.0  # between two looks at roster and register
+REGISTER_SECONDS = 30.0  # between two looks at the register while the roster stays as it is
 MOST_CRASHES = 5  # of a ServerApp, one after the other, without a round closed in between
 
 
@@ -62,13 +62,15 @@ class Conductor:
         self._closed_before = -1
         self._due = 0.0
         self._registered = 0.0
+        self._roster = 0  # when the roster that is registered was written
 
     def step(self) -> None:
         """One look at everything; what the SuperLink does not answer is tried again."""
         try:
-            if time.monotonic() - self._registered >= REGISTER_SECONDS:
+            changed = self._home.roster.stat().st_mtime_ns
+            if changed != self._roster or time.monotonic() - self._registered >= REGISTER_SECONDS:
                 keep_register(self._control, self._home.roster)
-                self._registered = time.monotonic()
+                self._roster, self._registered = changed, time.monotonic()
             self._follow(Wanted.load(self._home))
             self._executor.step()
         except httpx.HTTPError as error:

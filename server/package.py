@@ -18,6 +18,7 @@ hospital = "{hospital}"
 data = "/var/lib/intramural/data"      # the images: manifest.csv or one sub-folder for each class
 state = "/var/lib/intramural/state"    # the privacy ledger; never put it back to an earlier state
 socket = "{socket}"  # where the vault listens; the same in connection.toml
+# relay-user = "intramural-relay"      # who runs the relay, where it is not the vault's own user
 device = "auto"                        # "auto", "cpu" or "cuda"
 
 # Studies that this hospital takes part in, by digest. To approve one is the hospital's own act: read
@@ -86,6 +87,8 @@ All commands are run in this folder.
    intramural-client check
    intramural-client start
    ```
+
+   With a user each for vault and relay, under systemd or in containers: docs/operate-hospital.md.
 
 The hospital dials out to {address}
 and accepts no connection from outside. `hospital.crt` expires, as `check` says in time: the

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -92,6 +92,7 @@ def _json(path: Path) -> dict[str, Any]:
 def as_table(found: dict[str, Any]) -> RenderableType:
     """`found`, from `status`, for a terminal."""
     run = found["run"]
+    under_way = run is not None and run["state"] == "under way"
     table = Table(show_edge=False, pad_edge=False)
     for column in (
         "hospital",
@@ -102,14 +103,15 @@ def as_table(found: dict[str, Any]) -> RenderableType:
         "epsilon",
         "days left",
     ):
-        table.add_column(column, justify="left" if column in ("hospital", "state") else "right")
+        side: JustifyMethod = "left" if column in ("hospital", "state") else "right"
+        table.add_column(column, justify=side, overflow="fold")
     for name, about in found["hospitals"].items():
         spent = about.get("epsilon")
         table.add_row(
             name,
             str(about["nominal_patients"]),
             " ".join(filter(None, (about.get("state", "on the roster"), about.get("code")))),
-            _since(about) if "connected" in about else "",
+            _since(about) if "connected" in about and under_way else "",
             str(about.get("rounds_in", "")),
             "" if spent is None else f"{spent:.2f}",
             "not on the roster" if about["days_left"] is None else str(about["days_left"]),
@@ -123,8 +125,8 @@ def as_table(found: dict[str, Any]) -> RenderableType:
     lines.append(f"certificates: server {days['server']} days left, authority {days['ca']}")
     if run is not None:
         lines.append(
-            f"run {run['name']}: {run['state']}, round {run['round']} of {run['rounds']} "
-            f"({run['rounds_closed']} closed) {run['detail']}".rstrip()
+            f"run {run['name']}: {run['state']}, {_where(run)} "
+            f"({run['rounds_closed']} of {run['rounds']} rounds closed) {run['detail']}".rstrip()
         )
         lines.append(f"epsilon at delta {run['delta']:g}, from the noise that each hospital states")
     return Group(Text("\n".join(lines)), table)
@@ -145,4 +147,9 @@ def one_line(found: dict[str, Any], protocol: StudyProtocol) -> str:
         f"{name} {found['hospitals'][name].get('state', 'never seen')}"
         for name in protocol.hospital_names
     ]
-    return f"round {run['round']}/{run['rounds']}: {', '.join(states)}"
+    return f"{_where(run)}: {', '.join(states)}"
+
+
+def _where(run: dict[str, Any]) -> str:
+    last = run["round"] > run["rounds"]
+    return "final evaluation" if last else f"round {run['round']}/{run['rounds']}"

@@ -36,6 +36,8 @@ def put_run(home: Home, protocol_file: Path, progress: Callable[[float], None]) 
             f"`intramural-server stop --home {home.path}`"
         )
     ended = Outcome.load(folder)
+    if before is not None and before.run == name and not before.stop and ended is None:
+        return folder  # under way: its end can be waited for
     if ended is not None and ended.stopped == "finished":
         raise RunError(
             f"run {name} has finished and its model is in {folder}; a study that goes on is "

@@ -271,13 +271,14 @@ def test_with_two_users_all_walls_stand_and_the_study_runs(consortium: Consortiu
     consortium.start("coordinator")
     consortium.until(consortium.serving, 60, "the coordinator serves")
     time.sleep(4)
+    consortium.start("north")
+    consortium.until(lambda: "relay" in consortium.processes("north"), 60, "north starts")
     checked = consortium.must(
         "intramural-client", "check",
         "--site", north / "site.toml", "--connection", north / "connection.toml",
     )  # fmt: skip
     for wall in ("network", "users", "bundles", "imports"):
         assert re.search(rf"good  wall: {wall}", checked), checked
-    consortium.start("north")
     code, said = consortium.run()
     assert code == 0, said + consortium.story()
     vault, relay = (consortium.processes("north")[name] for name in ("vault", "relay"))

@@ -348,7 +348,7 @@ def test_a_full_disk_leaves_a_whole_state_and_no_half_files(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="No space left"):
         checkpoints.save(state(3))
     monkeypatch.undo()
     assert len(calls) == step

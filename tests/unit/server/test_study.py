@@ -215,7 +215,14 @@ def test_status_says_who_is_in_who_is_late_and_how_the_run_stands(
     assert found["hospitals"]["east"]["rounds_in"] == 1
     assert found["hospitals"]["west"]["state"] == "never seen"
     text = drawn(found)
-    for word in ("under way", "gone for", "refused E-DATA", "never seen", "round 2 of 3"):
+    for word in (
+        "under way",
+        "gone for",
+        "refused E-DATA",
+        "never seen",
+        "round 2/3",
+        "1 of 3 rounds closed",
+    ):
         assert word in text, text
     assert one_line(found, study) == (
         "round 2/3: north answered, east absent, south refused, west never seen"
