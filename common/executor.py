@@ -75,7 +75,7 @@ class Executor:
 
     def step(self) -> bool:
         """Reap what has ended and start at most one task; whether one was started."""
-        self._reap()
+        self.reap()
         try:
             found = self._client.AcquireTask(self._request)
         except httpx.HTTPError as error:  # not up yet, or being restarted
@@ -99,7 +99,8 @@ class Executor:
             os.waitpid(child, 0)
         self.children.clear()
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take note of the children that have ended."""
         for child in list(self.children):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:

@@ -32,8 +32,8 @@ class Run:
     """One run of one study in one folder; `outcome` is set when its ServerApp has returned.
 
     `update_spec` is what an update of this study must be, `attend` finds out which hospital is
-    connected at which node. Setting `stop` ends the run at the last closed round, from another
-    thread.
+    connected at which node, `poll_seconds` is the least pause between two looks for replies.
+    Setting `stop` ends the run at the last closed round, from another thread.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Run:
         observer: Observer,
         update_spec: Spec,
         attend: Attend,
+        poll_seconds: float,
     ) -> None:
         self.protocol = protocol
         self.folder = folder
         self.observer = observer
         self.update_spec = update_spec
         self.attend = attend
+        self.poll_seconds = poll_seconds
         self.stop = Event()
         self.outcome: Outcome | None = None
 
@@ -74,7 +76,13 @@ class Run:
                 )
             attendance = self.attend(grid, self.protocol)
             asker = Asker(
-                self.protocol, grid, attendance, self.update_spec, self.observer, self.stop
+                self.protocol,
+                grid,
+                attendance,
+                self.update_spec,
+                self.observer,
+                self.stop,
+                self.poll_seconds,
             )
             outcome = run_rounds(asker, state, checkpoints, self.observer)
             write_atomic(self.folder / FINAL_MODEL, save(outcome.state.result))

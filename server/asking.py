@@ -32,7 +32,7 @@ ERROR_PAUSE_SECONDS = 5.0
 # So long after its round a reply is still heard, to be named. Afterwards Flower drops the question, so
 # that a hospital that comes back does not train, and pay, for a round that is closed.
 LATE_SECONDS = 60.0
-POLL_SECONDS = (0.02, 1.0)  # between two looks for replies: often at first, less often later
+MOST_POLL_SECONDS = 1.0  # between two looks for replies, when nothing has come for half a minute
 
 Missed = Literal["quorum-missed", "mandatory-missing"]
 
@@ -92,7 +92,11 @@ class Asked:
 
 
 class Asker:
-    """Asks the hospitals of one study, round after round. `update_spec`: what an update must be."""
+    """Asks the hospitals of one study, round after round.
+
+    `update_spec` is what an update must be, `poll_seconds` the least pause between two looks for
+    replies: each costs a request where the grid is a network's.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Asker:
         update_spec: Spec,
         observer: Observer,
         stop: Event,
+        poll_seconds: float,
     ) -> None:
         self.protocol = protocol
         self.stop = stop
@@ -109,6 +114,7 @@ class Asker:
         self._attendance = attendance
         self._update_spec = update_spec
         self._observer = observer
+        self._poll_seconds = poll_seconds
         self._under_way: dict[str, tuple[str, int]] = {}  # message id -> hospital, round
         self._connected: list[str] | None = None
 
@@ -140,8 +146,7 @@ class Asker:
                 self._all_settled(answers) or now - idle_since >= participation.grace_seconds
             ):
                 break
-            least, most = POLL_SECONDS
-            time.sleep(min(most, max(least, (now - heard) / 30)))
+            time.sleep(min(MOST_POLL_SECONDS, max(self._poll_seconds, (now - heard) / 30)))
         return answers, self._record(question, answers, time.monotonic() - started)
 
     def _question(self, request: TrainRequest | EvaluateRequest) -> Question:

@@ -27,6 +27,7 @@ log = logging.getLogger("intramural.serverapp")
 
 HOME = "INTRAMURAL_COORDINATOR"  # the coordinator's home folder
 RUN = "INTRAMURAL_RUN"  # the run's folder
+POLL_SECONDS = 0.25
 
 app = ServerApp()
 
@@ -38,7 +39,14 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  (Flower's signa
     protocol = load_protocol(folder / "protocol.toml")
     observer = StatusFile(folder, protocol.rounds)
     try:
-        run = Run(protocol, folder, observer, kept_update_spec(folder), rostered(home.roster))
+        run = Run(
+            protocol,
+            folder,
+            observer,
+            kept_update_spec(folder),
+            rostered(home.roster),
+            POLL_SECONDS,
+        )
         run.carry_out(grid)
         assert run.outcome is not None  # noqa: S101  (carry_out sets it or raises)
         last = run.outcome.last

@@ -72,7 +72,9 @@ class Conductor:
                 keep_register(self._control, self._home.roster)
                 self._roster, self._registered = changed, time.monotonic()
             self._follow(Wanted.load(self._home))
-            self._executor.step()
+            self._executor.reap()
+            if self._run is not None and not self._executor.children and self._executor.step():
+                self._due = 0.0  # the ServerApp is at work: when it ends, that is seen at once
         except httpx.HTTPError as error:
             log.debug("the SuperLink does not answer: %s", type(error).__name__)
         except IntramuralError as error:  # a damaged roster or file: nobody gets in until repaired

@@ -23,7 +23,7 @@ from server.beginning import INITIAL_MODEL, begin
 from server.rounds import Outcome
 from simulation.backends import run_local, run_ray
 from simulation.hospitals import settle, with_roster
-from simulation.roll_call import roll_call
+from simulation.roll_call import POLL_SECONDS, roll_call
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Rehearsal:
     ) -> Outcome:
         """Run the study to its end. RunError when Flower's engine swallowed what went wrong."""
         spec = begin(self.protocol, self.folder, resume=resume, initial=initial, progress=progress)
-        run = Run(self.protocol, self.folder, observer, spec, roll_call)
+        run = Run(self.protocol, self.folder, observer, spec, roll_call, POLL_SECONDS)
         if self.backend == "ray":
             run_ray(run, list(self.sites.values()), address=self.ray_address)
         else:

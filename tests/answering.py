@@ -262,6 +262,7 @@ def run_with(
         trained_spec(protocol),
         watcher,
         stop or Event(),
+        poll_seconds=0.02,
     )
     state = start(protocol) if state is None else state
     return run_rounds(asker, state, Checkpoints(folder, protocol), watcher)

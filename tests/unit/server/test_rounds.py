@@ -651,7 +651,7 @@ def run_app(protocol: StudyProtocol, folder: Path, watcher: Watcher, *, resume: 
     folder.mkdir(exist_ok=True)
     begin(protocol, folder, resume=resume, initial=start(protocol).arrays)
     grid = FakeGrid(all_honest(protocol))
-    whole = Run(protocol, folder, watcher, trained_spec(protocol), lambda *_: grid.attendance)
+    whole = Run(protocol, folder, watcher, trained_spec(protocol), lambda *_: grid.attendance, 0.02)
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     whole.app()(grid, context)
     return whole
