@@ -13,10 +13,11 @@ import typer
 
 from client.keys import make_hospital_key
 from client.ledger import Ledger
-from client.ledger_commands import SITE, Site, reading, refusing
+from client.ledger_commands import SITE, Site, reading
 from client.ledger_commands import app as ledger_app
 from common import outbound
-from common.errors import RunError
+from common.errors import EXIT_REFUSED, RunError
+from common.refusing import refusing
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(ledger_app, name="ledger")
@@ -55,7 +56,7 @@ def check(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     from client.check import all_findings, print_findings
 
     if not print_findings(all_findings(site, connection)):
-        raise typer.Exit(2)
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()
@@ -64,7 +65,7 @@ def start(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     from client.check import light_findings, print_findings
 
     if not print_findings(light_findings(site, connection)):
-        raise typer.Exit(2)
+        raise typer.Exit(EXIT_REFUSED)
     _serve(site, connection, None)
 
 

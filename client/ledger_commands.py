@@ -10,15 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from client.ledger import Ledger
 from client.ledger_file import Entry
 from client.policy import SitePolicy, load_policy
-from common.errors import IntramuralError, LedgerError
-
-EXIT_REFUSED = 2
+from common.errors import LedgerError
+from common.refusing import refusing
 
 app = typer.Typer(help="The privacy ledger. From here it is begun and looked at, never changed.")
 
@@ -131,29 +129,12 @@ def epsilon(
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """What goes wrong is one sentence and exit code 2."""
-    try:
-        yield
-    except IntramuralError as error:
-        Console(stderr=True).print(
-            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(EXIT_REFUSED) from error
-
-
-@contextmanager
 def reading(site: Path) -> Iterator[tuple[SitePolicy, Ledger]]:
     """The policy in `site` and its ledger; what goes wrong is one sentence and exit code 2."""
-    try:
+    with refusing():
         policy = load_policy(site)
         with Ledger.read(policy.state) as ledger:
             yield policy, ledger
-    except IntramuralError as error:
-        Console(stderr=True).print(
-            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(EXIT_REFUSED) from error
 
 
 def _row(entry: Entry) -> list[str]:

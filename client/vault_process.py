@@ -16,9 +16,9 @@ from types import FrameType
 from client import walls
 from client.policy import SitePolicy, load_policy
 from common import outbound
-from common.errors import HospitalError, IntramuralError
+from common.errors import EXIT_REFUSED, HospitalError, IntramuralError
 from common.files import locked
-from common.supervisor import EXIT_REFUSED, end_with_parent
+from common.supervisor import end_with_parent
 
 # What starts threads is loaded where it is used: a process leaves the network before it has any.
 

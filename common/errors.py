@@ -32,6 +32,8 @@ found and what to do, and stays in the log of the machine on which it was raised
 
 from typing import ClassVar
 
+EXIT_REFUSED = 2  # exit code of a command or process that ends with one of these
+
 
 class IntramuralError(Exception):
     """Base of all. `str(error)` is the local detail; `code` and `public_text` may leave."""

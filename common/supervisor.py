@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import EXIT_REFUSED
 from common.files import write_atomic
 
 log = logging.getLogger("intramural.supervisor")
 
-EXIT_REFUSED = 2
 LOG_BYTES, LOG_FILES = 10_000_000, 5  # rotation of each process's log
 PAUSES = (0.2, 30.0)  # seconds before a restart: the first, the longest
 STEADY_SECONDS = 10.0  # after so long a life the pauses start anew

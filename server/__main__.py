@@ -7,8 +7,7 @@ missing, 5 stopped by the operator, 6 failed, 130 interrupted (the run itself go
 import json
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Annotated
@@ -16,16 +15,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import Progress
 
 from common import outbound
-from common.errors import IntramuralError, RunError
+from common.errors import RunError
 from common.protocol import load_protocol
+from common.refusing import refusing
 from server.home import Home, Stopped, Wanted
 from server.provision_commands import app as provision_app
 
-EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
 EXIT_CODES: dict[Stopped, int] = {
     "finished": 0,
@@ -66,7 +64,7 @@ def start(
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with _one_sentence():
+    with refusing():
         where = Home(home.resolve())
         check_home(where)
         at = load_protocol(where.protocol).coordinator
@@ -86,7 +84,7 @@ def run(
     from server.study import put_run, wait_for_end
 
     console, where = Console(), Home(home.resolve())
-    with _one_sentence():
+    with refusing():
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("preparing the initial model", total=1.0)
             folder = put_run(where, protocol, lambda share: progress.update(task, completed=share))
@@ -146,7 +144,7 @@ def status(
     from server.status import as_table, status
 
     where = Home(home.resolve())
-    with _one_sentence():
+    with refusing():
         found = status(where)
         if as_json:
             typer.echo(json.dumps(found))
@@ -168,7 +166,7 @@ def report(home: HomeOption = HOME) -> None:
     from server.deployed_facts import write_deployed_report
 
     where = Home(home.resolve())
-    with _one_sentence():
+    with refusing():
         wanted = Wanted.load(where)
         if wanted is None:
             raise RunError(f"expected a run in {where.path} and found none; run a study first")
@@ -180,7 +178,7 @@ def stop(home: HomeOption = HOME) -> None:
     """End the run that is under way; its closed rounds stay, and `run` goes on behind them."""
     from server.study import stop_run
 
-    with _one_sentence():
+    with refusing():
         typer.echo(f"run {stop_run(Home(home.resolve()))} is being stopped")
 
 
@@ -196,18 +194,6 @@ def pretrain(
         task = progress.add_task("pre-training on phantoms", total=1.0)
         about = make_shipped(out, lambda share: progress.update(task, completed=share))
     console.print_json(data=about)
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """What goes wrong is one sentence and exit code 2."""
-    try:
-        yield
-    except IntramuralError as error:
-        Console(stderr=True).print(
-            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(EXIT_REFUSED) from error
 
 
 def main() -> None:

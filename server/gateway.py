@@ -25,9 +25,9 @@ import httpx
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from common.errors import CoordinatorError, RosterError
+from common.errors import EXIT_REFUSED, CoordinatorError, RosterError
 from common.keys import PublicKey, parse_public_key
-from common.supervisor import EXIT_REFUSED, end_with_parent
+from common.supervisor import end_with_parent
 from server.gateway_app import Gateway
 from server.gateway_limits import Guard, encode_key
 from server.roster import load_roster

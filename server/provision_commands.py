@@ -4,25 +4,21 @@ Exit codes: 0 well, 2 refused, with one line that says why.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from common.errors import IntramuralError, RunError
+from common.errors import RunError
 from common.keys import days_left, fingerprint
 from common.protocol import load_protocol
+from common.refusing import refusing
 from server import provision
 from server.authority import certificate_fingerprint
 from server.roster import load_roster
-
-EXIT_REFUSED = 2
 
 app = typer.Typer(
     help="Make the study CA; approve, renew and revoke hospitals, one at a time.",
@@ -208,18 +204,6 @@ def overview(home: Path, now: datetime) -> dict[str, Any]:
             for name, certificate in provision.certificates(home).items()
         },
     }
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """What goes wrong is one red line and exit code 2."""
-    try:
-        yield
-    except IntramuralError as error:
-        Console(stderr=True).print(
-            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(EXIT_REFUSED) from error
 
 
 def _shown(value: object) -> str:

@@ -24,6 +24,7 @@ from common.metrics import (
 )
 from common.released import Reading, read
 from server.checkpoint import RoundRecord
+from server.deployed_facts import released
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.plots import write_tensorboard
 from server.report import write_report
@@ -112,21 +113,8 @@ def _judging(outcome: Outcome) -> dict[int, RoundRecord]:
 
 
 def _released(rehearsal: Rehearsal, outcome: Outcome, after_round: int) -> Reading | None:
-    """What the hospitals' histograms of the model after so many rounds say.
-
-    Beside them those of other rounds in which the same hospitals answered: the same patients.
-    """
-    judging = _judging(outcome)
-    record = judging.get(after_round)
-    if record is None or record.histogram is None or record.histogram_noise is None:
-        return None
-    others = [
-        other.histogram
-        for other in judging.values()
-        if other is not record and other.histogram and other.answered == record.answered
-    ]
-    prevalence = rehearsal.protocol.evaluation.prevalence
-    return read(record.histogram, record.histogram_noise, prevalence, others)
+    """What the hospitals' histograms of the model after so many rounds say."""
+    return released(rehearsal.protocol, _judging(outcome), after_round)
 
 
 def _spent(statement: Statement) -> dict[str, Any]:

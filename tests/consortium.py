@@ -209,6 +209,18 @@ class Consortium:
     def model(self) -> bytes:
         return (self.run_folder / "model.safetensors").read_bytes()
 
+    def rehearsed(self) -> bytes:
+        """The model that this study ends with when nothing goes wrong, in one process: same noise."""
+        folder = self.folder / "rehearsed"
+        words = ["--protocol", self.protocol, "--runs", folder, "--name", "same", "--device", "cpu"]
+        subprocess.run(
+            [sys.executable, "-m", "simulation", *map(str, words), "--noise-seed", str(SEED)],
+            check=True,
+            capture_output=True,
+            timeout=280,
+        )
+        return (folder / "same" / "model.safetensors").read_bytes()
+
     def spends(self, name: str) -> tuple[int, int]:
         """(reservations that train, sealed replies) in a hospital's ledger, which must be whole."""
         with Ledger.read(self.hospital(name) / "state") as ledger:

@@ -1,15 +1,12 @@
 """Three hospitals and a coordinator: real processes, TLS and keys, one command to start each side."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from common.protocol import StudyProtocol
-from tests.consortium import SEED, Consortium, deployable
+from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
 
@@ -23,20 +20,8 @@ def consortium(small_study: SmallStudy) -> Iterator[Consortium]:
     found.close()
 
 
-def rehearsed(study: Consortium, folder: Path) -> bytes:
-    """The final model of the same study, rehearsed in one process with the same noise."""
-    words = ["--protocol", study.protocol, "--runs", folder, "--name", "same", "--device", "cpu"]
-    subprocess.run(
-        [sys.executable, "-m", "simulation", *map(str, words), "--noise-seed", str(SEED)],
-        check=True,
-        capture_output=True,
-        timeout=240,
-    )
-    return (folder / "same" / "model.safetensors").read_bytes()
-
-
 def test_a_consortium_runs_a_study_and_ends_with_the_rehearsals_model(
-    consortium: Consortium, tmp_path: Path
+    consortium: Consortium,
 ) -> None:
     consortium.start("coordinator")
     consortium.until(consortium.serving, 60, "the coordinator serves")
@@ -69,7 +54,7 @@ def test_a_consortium_runs_a_study_and_ends_with_the_rehearsals_model(
 
     for record in consortium.records():
         assert record["answered"] == sorted(consortium.study.hospital_names)
-    assert consortium.model() == rehearsed(consortium, tmp_path)
+    assert consortium.model() == consortium.rehearsed()
 
     refused, said = consortium.run()
     assert (refused, "has finished" in said) == (2, True)

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from common.protocol import StudyProtocol
-from tests.consortium import SEED, Consortium, deployable
+from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
 Make = Callable[..., Consortium]
@@ -43,18 +42,6 @@ def make(small_study: SmallStudy) -> Iterator[Make]:
     yield consortium
     for one in made:
         one.close()
-
-
-def rehearsed(consortium: Consortium) -> bytes:
-    """The model that the study ends with when nobody is killed: rehearsed with the same noise."""
-    folder = consortium.folder / "rehearsed"
-    words = ["--protocol", consortium.protocol, "--runs", folder, "--name", "same"]
-    subprocess.run(
-        [sys.executable, "-m", "simulation", *map(str, words), "--device", "cpu",
-         "--noise-seed", str(SEED)],
-        check=True, capture_output=True, timeout=280,
-    )  # fmt: skip
-    return (folder / "same" / "model.safetensors").read_bytes()
 
 
 def spent_once(consortium: Consortium) -> None:
@@ -119,7 +106,7 @@ def test_whoever_is_killed_in_mid_round_the_study_ends_as_if_nobody_had_been(mak
     spent_once(consortium)
     for record in consortium.records():
         assert (record["answered"], record["refused"]) == (["east", "north", "west"], {})
-    assert consortium.model() == rehearsed(consortium)
+    assert consortium.model() == consortium.rehearsed()
 
 
 def test_r17_everything_is_killed_at_once_and_started_again(make: Make) -> None:
@@ -138,7 +125,7 @@ def test_r17_everything_is_killed_at_once_and_started_again(make: Make) -> None:
     consortium.until(consortium.outcome, 180, "the run ends")
     assert consortium.outcome()["stopped"] == "finished"  # type: ignore[index]
     spent_once(consortium)
-    assert consortium.model() == rehearsed(consortium)
+    assert consortium.model() == consortium.rehearsed()
 
 
 def test_r1_a_dead_hospital_is_named_and_comes_back_at_the_next_round(make: Make) -> None:
@@ -241,7 +228,7 @@ def test_r12_a_corrupt_checkpoint_falls_back_to_the_one_before_and_says_so(make:
     assert consortium.outcome()["stopped"] == "finished"  # type: ignore[index]
     assert "is damaged, trying the one before" in consortium.log("coordinator", "executor")
     spent_once(consortium)  # the round was asked again, and answered with the sealed bytes
-    assert consortium.model() == rehearsed(consortium)
+    assert consortium.model() == consortium.rehearsed()
 
 
 def test_r12_without_any_whole_checkpoint_the_run_fails_and_never_starts_anew(make: Make) -> None:
@@ -312,7 +299,7 @@ def test_r11_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room
     code, said = consortium.run()
     assert code == 0, said
     spent_once(consortium)
-    assert consortium.model() == rehearsed(consortium)
+    assert consortium.model() == consortium.rehearsed()
 
 
 def test_r18_a_second_coordinator_and_a_second_client_refuse(make: Make) -> None:

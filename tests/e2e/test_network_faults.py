@@ -4,8 +4,6 @@ The line is a proxy of the test's own between one hospital and the gateway. It s
 """
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -15,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from common.protocol import StudyProtocol
-from tests.consortium import SEED, Consortium, deployable
+from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
 
@@ -142,14 +140,7 @@ def test_a_cut_upload_a_lost_line_and_a_slow_one_lose_nothing(
         assert record["answered"] == ["north", "west"]
     for name in consortium.study.hospital_names:
         assert consortium.spends(name) == (6, 7)
-    folder = consortium.folder / "rehearsed"
-    words = ["--protocol", consortium.protocol, "--runs", folder, "--name", "same"]
-    subprocess.run(
-        [sys.executable, "-m", "simulation", *map(str, words), "--device", "cpu",
-         "--noise-seed", str(SEED)],
-        check=True, capture_output=True, timeout=280,
-    )  # fmt: skip
-    assert consortium.model() == (folder / "same" / "model.safetensors").read_bytes()
+    assert consortium.model() == consortium.rehearsed()
 
 
 def test_a_line_that_stays_down_closes_the_round_by_its_deadline_with_the_hospital_named(

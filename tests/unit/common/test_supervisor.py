@@ -13,7 +13,8 @@ from threading import Event, Thread
 import pytest
 
 from common import supervisor
-from common.supervisor import EXIT_REFUSED, Service, Supervisor
+from common.errors import EXIT_REFUSED
+from common.supervisor import Service, Supervisor
 
 pytestmark = pytest.mark.slow
 
