@@ -53,18 +53,18 @@ def keygen(
 @app.command()
 def check(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do."""
-    from client.check import all_findings, print_findings
+    from client.check import findings, print_findings
 
-    if not print_findings(all_findings(site, connection)):
+    if not print_findings(findings(site, connection)):
         raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()
 def start(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     """Serve the coordinator: the vault without network, the relay without patients, until SIGTERM."""
-    from client.check import light_findings, print_findings
+    from client.check import findings, print_findings
 
-    if not print_findings(light_findings(site, connection)):
+    if not print_findings(findings(site, connection)):
         raise typer.Exit(EXIT_REFUSED)
     _serve(site, connection, None)
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from client.connection import Connection, load_connection
+from client.data import count_patients
 from client.ledger import Ledger
 from client.node import check_fit, relay_environment
 from client.policy import SitePolicy, load_policy
@@ -30,8 +31,9 @@ from client.relay import BUNDLES
 from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
 from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
-from common.protocol import StudyProtocol, load_protocol
+from common.protocol import load_protocol
 
+DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 PROTOCOL = "protocol.toml"  # beside site.toml, as the coordinator's package has it
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
 FEW_DAYS = 30
@@ -51,8 +53,8 @@ class Finding:
     said: str
 
 
-def light_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
-    """What can be looked at in a moment: all but the data and the device."""
+def findings(site: Path, connection_file: Path) -> Iterator[Finding]:
+    """Look at all of it, in a few seconds, and change nothing."""
     policy: SitePolicy | None = None
     connection: Connection | None = None
     try:
@@ -70,8 +72,9 @@ def light_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
             yield _checked(
                 "package", lambda: check_fit(policy, connection), "one hospital, one socket"
             )
-        yield _protocol(site, policy)
+        yield from _study(site, policy)
         yield _ledger(policy)
+        yield _device(policy)
         yield _disk(policy)
     if connection is not None:
         yield _certificate(connection)
@@ -91,17 +94,6 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
         yield import_wall({**os.environ, **relay_environment(connection)})
     except HospitalError as error:
         yield Wall("users", False, str(error))
-
-
-def all_findings(site: Path, connection_file: Path) -> Iterator[Finding]:
-    """The light findings, then data and device, which load torch."""
-    yield from light_findings(site, connection_file)
-    try:
-        policy, protocol = load_policy(site), load_protocol(site.resolve().parent / PROTOCOL)
-    except IntramuralError:
-        return  # found above
-    yield _data(policy, protocol)
-    yield _device(policy)
 
 
 def print_findings(found: Iterator[Finding]) -> bool:
@@ -124,24 +116,36 @@ def _checked(what: str, look: Callable[[], object], good: str) -> Finding:
     return Finding(what, "good", good)
 
 
-def _protocol(site: Path, policy: SitePolicy) -> Finding:
-    path = site.resolve().parent / PROTOCOL
+def _study(site: Path, policy: SitePolicy) -> Iterator[Finding]:
+    """The package's study, whether it is approved, and this hospital's patients as it sees them."""
+    path, what = site.resolve().parent / PROTOCOL, "study protocol"
     try:
         protocol = load_protocol(path)
     except IntramuralError as error:
-        return Finding(
-            "study protocol", "bad", f"{error}; put the package's {PROTOCOL} beside {site}"
-        )
-    if protocol.digest not in policy.approved_studies:
-        return Finding(
-            "study protocol",
+        yield Finding(what, "bad", f"{error}; put the package's {PROTOCOL} beside {site}")
+        return
+    if policy.hospital not in protocol.hospital_names:
+        yield Finding(what, "bad", f"'{policy.hospital}' is not among its hospitals")
+        return
+    if protocol.digest in policy.approved_studies:
+        yield Finding(what, "good", f"'{protocol.study}' {protocol.digest[:12]}, approved")
+    else:
+        yield Finding(
+            what,
             "bad",
             f"'{protocol.study}' is not approved by this hospital: read {path} and add its digest "
             f"{protocol.digest} to approved-studies in {site}",
         )
-    if policy.hospital not in protocol.hospital_names:
-        return Finding("study protocol", "bad", f"'{policy.hospital}' is not among its hospitals")
-    return Finding("study protocol", "good", f"'{protocol.study}' {protocol.digest[:12]}, approved")
+    try:
+        training, validation = count_patients(
+            policy.data, protocol.images, policy.patient_id_pattern
+        )
+    except IntramuralError as error:
+        yield Finding("data", "bad", str(error))
+        return
+    nominal = protocol.hospital(policy.hospital).nominal_patients
+    said = f"{training} training and {validation} validation patients, {nominal} agreed as nominal"
+    yield Finding("data", "good" if 2 * training >= nominal else "look", said)
 
 
 def _ledger(policy: SitePolicy) -> Finding:
@@ -243,25 +247,9 @@ def _coordinator(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
-    from client.data import count_patients
-
-    try:
-        training, validation = count_patients(
-            policy.data, protocol.images, policy.patient_id_pattern
-        )
-    except IntramuralError as error:
-        return Finding("data", "bad", str(error))
-    nominal = protocol.hospital(policy.hospital).nominal_patients
-    said = f"{training} training and {validation} validation patients, {nominal} agreed as nominal"
-    return Finding("data", "good" if 2 * training >= nominal else "look", said)
-
-
 def _device(policy: SitePolicy) -> Finding:
-    import torch
-
-    there = torch.cuda.is_available()
-    if policy.device == "cuda" and not there:
-        return Finding("device", "bad", "site.toml asks for cuda and torch finds no GPU")
-    name = torch.cuda.get_device_name() if there and policy.device != "cpu" else "the processor"
-    return Finding("device", "good", f"trains on {name}")
+    driver = DRIVER.exists()
+    if policy.device == "cuda" and not driver:
+        return Finding("device", "bad", f"site.toml asks for cuda and this host has no {DRIVER}")
+    uses = "the GPU" if driver and policy.device != "cpu" else "the processor"
+    return Finding("device", "good", f"trains on {uses}")

@@ -1,10 +1,13 @@
 """A hospital's patients in memory: their images and labels, and nothing that names them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 
@@ -55,7 +58,7 @@ class Patients:
             raise IndexError(f"patient {patient} of {len(self)}")
         return slice(int(self.offsets[patient]), int(self.offsets[patient + 1]))
 
-    def views(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+    def views(self, indices: npt.NDArray[np.int64]) -> "torch.Tensor":
         """Images `indices` (n,) as float32 (n, channels, size, size), (value/scale - mean)/std.
 
         An image may be asked for more than once. The result is a copy.
@@ -64,6 +67,8 @@ class Patients:
         chosen /= self.scale
         chosen -= self.mean
         chosen /= self.std
+        import torch  # only who trains needs it: counting patients should take no seconds
+
         return torch.from_numpy(chosen)
 
 

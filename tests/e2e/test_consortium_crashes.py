@@ -19,6 +19,7 @@ from common.protocol import StudyProtocol
 from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
+Row = Callable[[str, str, str], None]
 Make = Callable[..., Consortium]
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
@@ -80,11 +81,12 @@ def in_training(consortium: Consortium, name: str) -> bool:
     return reserved > sealed
 
 
-def test_whoever_is_killed_in_mid_round_the_study_ends_as_if_nobody_had_been(make: Make) -> None:
+def test_whoever_is_killed_in_mid_round_the_study_ends_as_if_nobody_had_been(
+    make: Make, row: Row
+) -> None:
     consortium = make(rounds=len(EVENTS) + 1, **{"retry-seconds": 20.0})
     consortium.start_all()
     consortium.run_detached()
-    print(f"\n{'event':28} {'round':>5}  closed after")
     for event in EVENTS:
         before = consortium.closed()
         consortium.until(lambda: in_training(consortium, "north"), 120, "north trains")
@@ -100,16 +102,20 @@ def test_whoever_is_killed_in_mid_round_the_study_ends_as_if_nobody_had_been(mak
         if event.service is None:
             consortium.start(event.who)
         consortium.until_closed(before + 1, 200)
-        print(f"{event.row:28} {before + 1:5}  {time.monotonic() - at:.1f} s", flush=True)
+        took = f"round {before + 1} closed after {time.monotonic() - at:.1f} s"
+        row(event.row[:2], f"{event.row[4:]} killed in training", took)
     consortium.until(consortium.outcome, 120, "the run ends")
     assert consortium.outcome()["stopped"] == "finished"  # type: ignore[index]
     spent_once(consortium)
     for record in consortium.records():
         assert (record["answered"], record["refused"]) == (["east", "north", "west"], {})
     assert consortium.model() == consortium.rehearsed()
+    row(
+        "R2-R4", "all of these, one after the other", "bitwise the rehearsal; each round spent once"
+    )
 
 
-def test_r17_everything_is_killed_at_once_and_started_again(make: Make) -> None:
+def test_r17_everything_is_killed_at_once_and_started_again(make: Make, row: Row) -> None:
     consortium = make(rounds=4)
     consortium.start_all()
     consortium.run_detached()
@@ -126,9 +132,10 @@ def test_r17_everything_is_killed_at_once_and_started_again(make: Make) -> None:
     assert consortium.outcome()["stopped"] == "finished"  # type: ignore[index]
     spent_once(consortium)
     assert consortium.model() == consortium.rehearsed()
+    row("R17", "everything killed at once, twice", "went on in its round, bitwise; spent once")
 
 
-def test_r1_a_dead_hospital_is_named_and_comes_back_at_the_next_round(make: Make) -> None:
+def test_r1_a_dead_hospital_is_named_and_comes_back_at_the_next_round(make: Make, row: Row) -> None:
     consortium = make(rounds=4, quorum=2)
     consortium.start_all()
     consortium.run_detached()
@@ -146,10 +153,11 @@ def test_r1_a_dead_hospital_is_named_and_comes_back_at_the_next_round(make: Make
     assert "west" in consortium.records()[-1]["answered"]
     # What it had reserved when it died counts as spent.
     assert consortium.spends("west")[0] >= dead
+    row("R1", "hospital dead, then back", "named; in again; spend counted")
 
 
 def test_r5_r7_a_slow_hospital_is_named_its_late_reply_refused_and_its_spend_kept(
-    make: Make,
+    make: Make, row: Row
 ) -> None:
     consortium = make(rounds=3, quorum=2, **{"deadline-seconds": 25.0})
     consortium.start_all()
@@ -169,9 +177,14 @@ def test_r5_r7_a_slow_hospital_is_named_its_late_reply_refused_and_its_spend_kep
     assert third["late"] == {"west": 2}
     assert "west" in third["answered"]
     assert consortium.spends("west") == (3, 4)  # the spend of the round that it missed is kept
+    row(
+        "R5 R7",
+        "hospital slower than the deadline",
+        "round closed by it; late reply named, not used",
+    )
 
 
-def test_r8_who_never_comes_ends_the_run_with_a_code_and_a_name(make: Make) -> None:
+def test_r8_who_never_comes_ends_the_run_with_a_code_and_a_name(make: Make, row: Row) -> None:
     consortium = make(rounds=2, quorum=3, **{"deadline-seconds": 30.0})
     consortium.start("coordinator")
     consortium.start("north")
@@ -192,9 +205,12 @@ def test_r8_who_never_comes_ends_the_run_with_a_code_and_a_name(make: Make) -> N
     code, said = consortium.run()
     assert code == 0, said
     spent_once(consortium)
+    row("R8 R19", "two of three never come", "exit code 3, named; went on when they came")
 
 
-def test_r9_who_joins_late_is_in_from_then_on_and_who_is_revoked_is_out(make: Make) -> None:
+def test_r9_who_joins_late_is_in_from_then_on_and_who_is_revoked_is_out(
+    make: Make, row: Row
+) -> None:
     consortium = make(rounds=5, quorum=1, **{"grace-seconds": 0.0})
     for name in ("coordinator", "north", "east"):
         consortium.start(name)
@@ -211,9 +227,12 @@ def test_r9_who_joins_late_is_in_from_then_on_and_who_is_revoked_is_out(make: Ma
     assert "east" in records[0]["answered"]
     assert "west" in records[-1]["answered"]
     assert "east" not in records[-1]["answered"]
+    row("R9", "one joins late, one is revoked", "in from then on; out from then on")
 
 
-def test_r12_a_corrupt_checkpoint_falls_back_to_the_one_before_and_says_so(make: Make) -> None:
+def test_r12_a_corrupt_checkpoint_falls_back_to_the_one_before_and_says_so(
+    make: Make, row: Row
+) -> None:
     consortium = make(rounds=4)
     consortium.start_all()
     consortium.run_detached()
@@ -229,9 +248,12 @@ def test_r12_a_corrupt_checkpoint_falls_back_to_the_one_before_and_says_so(make:
     assert "is damaged, trying the one before" in consortium.log("coordinator", "executor")
     spent_once(consortium)  # the round was asked again, and answered with the sealed bytes
     assert consortium.model() == consortium.rehearsed()
+    row("R12", "newest checkpoint flipped a bit", "the one before, loudly; bitwise")
 
 
-def test_r12_without_any_whole_checkpoint_the_run_fails_and_never_starts_anew(make: Make) -> None:
+def test_r12_without_any_whole_checkpoint_the_run_fails_and_never_starts_anew(
+    make: Make, row: Row
+) -> None:
     consortium = make(rounds=3)
     consortium.start_all()
     consortium.run_detached()
@@ -247,9 +269,10 @@ def test_r12_without_any_whole_checkpoint_the_run_fails_and_never_starts_anew(ma
     code, said = consortium.run()
     assert code == 2, said
     assert "E-CHECKPOINT" in said
+    row("R12", "no whole checkpoint", "failed; never a new start")
 
 
-def test_r13_without_its_ledger_a_hospital_does_not_train(make: Make) -> None:
+def test_r13_without_its_ledger_a_hospital_does_not_train(make: Make, row: Row) -> None:
     consortium = make(rounds=2, quorum=2)
     consortium.start_all()
     ledger = consortium.hospital("west") / "state" / "ledger.sqlite"
@@ -264,11 +287,12 @@ def test_r13_without_its_ledger_a_hospital_does_not_train(make: Make) -> None:
         "--connection", consortium.hospital("west") / "connection.toml",
     )  # fmt: skip
     assert (code, "ledger" in said) == (2, True), said
+    row("R13", "ledger gone", "E-LEDGER, nothing trained; start refused")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_r11_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room(
-    make: Make,
+    make: Make, row: Row
 ) -> None:
     consortium = make(rounds=3)
     consortium.start_all()
@@ -300,9 +324,10 @@ def test_r11_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room
     assert code == 0, said
     spent_once(consortium)
     assert consortium.model() == consortium.rehearsed()
+    row("R11", "disk full at the coordinator", "failed in words; went on with room; bitwise")
 
 
-def test_r18_a_second_coordinator_and_a_second_client_refuse(make: Make) -> None:
+def test_r18_a_second_coordinator_and_a_second_client_refuse(make: Make, row: Row) -> None:
     consortium = make(rounds=2)
     consortium.start_all()
     consortium.until(lambda: consortium.processes("north").get("vault"), 60, "north is there")
@@ -320,9 +345,10 @@ def test_r18_a_second_coordinator_and_a_second_client_refuse(make: Make) -> None
         assert (code, "locked by another process" in said) == (2, True), said
     code, said = consortium.run()
     assert code == 0, said
+    row("R18", "second coordinator, client and vault", "refused")
 
 
-def test_r19_a_serverapp_that_keeps_crashing_ends_as_failed(make: Make) -> None:
+def test_r19_a_serverapp_that_keeps_crashing_ends_as_failed(make: Make, row: Row) -> None:
     consortium = make(rounds=3)
     consortium.start_all()
     consortium.run_detached()
@@ -330,6 +356,7 @@ def test_r19_a_serverapp_that_keeps_crashing_ends_as_failed(make: Make) -> None:
     (consortium.run_folder / "update-spec.json").write_text("not JSON")
     consortium.until(lambda: consortium.kill_forked("coordinator") > 0, 30, "a ServerApp to kill")
     code, said = consortium.run(timeout=200)
-    assert code != 0, said
+    assert code == 6, said
     consortium.until(consortium.outcome, 60, "the run ends")
     assert consortium.outcome()["stopped"] == "failed"  # type: ignore[index]
+    row("R19", "ServerApp crashes again and again", "failed, exit code 6")

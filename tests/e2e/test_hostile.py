@@ -16,9 +16,11 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from flwr.app import Message
 from flwr.common.serde import run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
@@ -35,12 +37,15 @@ from common import messages, records
 from common.bundle import bundle
 from common.executor import RuntimeApi
 from common.files import sha256
+from common.keys import make_private_key, pem_private
 from common.messages import Refusal, TrainRequest
 from common.protocol import StudyProtocol
+from server.authority import issue_server, load_authority, make_authority, pem
 from server.initial import initial_arrays
-from tests.consortium import Consortium, deployable
+from tests.consortium import Consortium, command, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
+Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
 
@@ -137,7 +142,7 @@ def answer(grid: HttpGrid, request: messages.Request, seconds: float = 90) -> me
 
 
 def test_a_coordinator_that_was_taken_over_gets_no_code_into_a_hospital_and_no_study_past_it(
-    consortium: Consortium, tmp_path: Path, ends: contextlib.ExitStack
+    consortium: Consortium, tmp_path: Path, ends: contextlib.ExitStack, row: Row
 ) -> None:
     consortium.start_all()
     consortium.until(
@@ -164,9 +169,15 @@ def test_a_coordinator_that_was_taken_over_gets_no_code_into_a_hospital_and_no_s
         assert isinstance(refused, Refusal)
         assert refused.code == "E-POLICY-STUDY"
     assert consortium.spends("north") == (0, 0)
+    row(
+        "T5 R14",
+        "coordinator taken over, foreign bundle",
+        "E-VERSION, nothing unpacked, nothing ran",
+    )
+    row("T3", "coordinator taken over, other studies", "E-POLICY-STUDY, nothing spent")
 
 
-def test_a_stranger_at_the_public_port_finds_nothing(consortium: Consortium) -> None:
+def test_a_stranger_at_the_public_port_finds_nothing(consortium: Consortium, row: Row) -> None:
     """Through the real gateway, in front of the real SuperLink (every path: test_gateway.py)."""
     consortium.start("coordinator")
     consortium.until(consortium.serving, 60, "the coordinator serves")
@@ -198,36 +209,67 @@ def test_a_stranger_at_the_public_port_finds_nothing(consortium: Consortium) -> 
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert not plain.recv(100).startswith(b"HTTP/1.1 200")
+    row(
+        "T11",
+        f"stranger at the public port, {len(paths)} paths",
+        "404, and nothing behind it asked",
+    )
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [("another authority", "not the coordinator"), ("another name", "not the coordinator")],
-)
+def served_by(home: Path, certificate: x509.Certificate, key: bytes) -> None:
+    """Put another certificate, and its key, in the place of the coordinator's."""
+    (home / "tls" / "server.crt").write_bytes(pem(certificate))
+    (home / "tls" / "server.key").write_bytes(key)
+
+
+def another_authority(home: Path) -> None:
+    key = make_private_key()
+    other = make_authority("another study", datetime.now(UTC))
+    issued = issue_server(other, ["127.0.0.1"], key.public_key(), 100, datetime.now(UTC))
+    served_by(home, issued, pem_private(key))
+
+
+def self_signed(home: Path) -> None:
+    other = make_authority("another study", datetime.now(UTC))
+    served_by(home, other.certificate, pem_private(other.key))
+
+
+def expired(home: Path) -> None:
+    key, then = make_private_key(), datetime.now(UTC) - timedelta(days=100)
+    own = load_authority(home / "ca" / "ca.key", home / "ca" / "ca.crt")
+    issued = issue_server(own, ["127.0.0.1"], key.public_key(), 99, then)
+    served_by(home, issued, pem_private(key))
+
+
+def another_name(home: Path) -> None:
+    key = make_private_key()
+    own = load_authority(home / "ca" / "ca.key", home / "ca" / "ca.crt")
+    issued = issue_server(own, ["other.example.org"], key.public_key(), 100, datetime.now(UTC))
+    served_by(home, issued, pem_private(key))
+
+
+@pytest.mark.parametrize("spoil", [another_authority, self_signed, expired, another_name])
 def test_a_hospital_sends_nothing_to_who_is_not_its_coordinator(
-    consortium: Consortium, spoil: str, said: str
+    consortium: Consortium, spoil: Callable[[Path], None], row: Row
 ) -> None:
+    """Neither `start`, which looks first, nor the relay's processes themselves, which do not."""
     north = consortium.hospital("north")
+    spoil(consortium.home)
     consortium.start("coordinator")
     consortium.until(consortium.serving, 60, "the coordinator serves")
-    if spoil == "another authority":
-        other = Consortium(consortium.study, noise_seed=None)
-        (north / "ca.crt").write_bytes((other.home / "ca" / "ca.crt").read_bytes())
-        other.close()
-    else:
-        assert consortium.study.coordinator is not None
-        address = f"127.0.0.2:{consortium.study.coordinator.port}"
-        consortium.edit(north / "connection.toml", coordinator=address)
-        consortium.stop("coordinator")
-        consortium.start("coordinator", "--listen", f"0.0.0.0:{consortium.study.coordinator.port}")
-        consortium.until(consortium.serving, 60, "the coordinator serves")
-    code, told = consortium.call(
-        "intramural-client", "start",
-        "--site", north / "site.toml", "--connection", north / "connection.toml",
-    )  # fmt: skip
-    assert code == 2
-    assert said in told
+    connection = ["--connection", str(north / "connection.toml")]
+    files = ["--site", str(north / "site.toml"), *connection]
+    code, told = consortium.call("intramural-client", "start", *files)
+    assert (code, "is not the coordinator" in told) == (2, True), told
+    relay = subprocess.Popen(
+        command("intramural-client", "relay", *connection), stdout=-3, stderr=-3
+    )
+    time.sleep(8)
+    relay.terminate()
+    relay.wait(20)
+    assert " 200 " not in consortium.log("coordinator", "gateway")
     assert "activate-node" not in consortium.log("coordinator", "gateway")
+    row("T11", f"coordinator's certificate: {spoil.__name__}", "refused, nothing sent")
 
 
 # In a mount namespace of its own: a home folder of root's that others may pass through, with only the
@@ -255,7 +297,9 @@ def for_every_user() -> list[str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="two users need root to start them")
-def test_with_two_users_all_walls_stand_and_the_study_runs(consortium: Consortium) -> None:
+def test_with_two_users_all_walls_stand_and_the_study_runs(
+    consortium: Consortium, row: Row
+) -> None:
     """The vault as one user, the relay as another: what `check` says is so, and nothing is in the way."""
     north, nobody = consortium.hospital("north"), pwd.getpwnam("nobody")
     consortium.prefix = for_every_user()
@@ -298,3 +342,4 @@ def test_with_two_users_all_walls_stand_and_the_study_runs(consortium: Consortiu
     for kept in (north / "state").glob("ledger.*"):
         assert not kept.stat().st_mode & 0o077
     assert json.loads((consortium.run_folder / "outcome.json").read_text())["stopped"] == "finished"
+    row("T5 T21", "vault and relay as two users", "all four walls stand, the study finishes")

@@ -16,6 +16,7 @@ from common.protocol import StudyProtocol
 from tests.consortium import Consortium, deployable
 
 SmallStudy = Callable[..., StudyProtocol]
+Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -112,7 +113,7 @@ def line(consortium: Consortium) -> Iterator[Line]:
 
 
 def test_a_cut_upload_a_lost_line_and_a_slow_one_lose_nothing(
-    consortium: Consortium, line: Line
+    consortium: Consortium, line: Line, row: Row
 ) -> None:
     consortium.start_all()
     consortium.run_detached()
@@ -123,7 +124,8 @@ def test_a_cut_upload_a_lost_line_and_a_slow_one_lose_nothing(
         consortium.until(lambda c=cuts: line.cuts > c, 60, f"a cut at {share:.0%}")  # type: ignore[misc]
         at = time.monotonic()
         consortium.until_closed(before + 1, 120)
-        print(f"cut at {share:4.0%} of an upload: round closed after {time.monotonic() - at:.1f} s")
+        took = f"round closed after {time.monotonic() - at:.1f} s"
+        row("R6", f"cut at {share:.0%} of an upload", took)
     # Ten minutes, scaled down: longer than Flower's pauses, and than nothing.
     before = consortium.closed()
     line.down = True
@@ -141,10 +143,11 @@ def test_a_cut_upload_a_lost_line_and_a_slow_one_lose_nothing(
     for name in consortium.study.hospital_names:
         assert consortium.spends(name) == (6, 7)
     assert consortium.model() == consortium.rehearsed()
+    row("R6", "these, then 20 s gone, then 60 kB/s", "bitwise the rehearsal; spent once")
 
 
 def test_a_line_that_stays_down_closes_the_round_by_its_deadline_with_the_hospital_named(
-    small_study: SmallStudy,
+    small_study: SmallStudy, row: Row
 ) -> None:
     study = small_study(north=8, west=6, quorum=1).model_copy(update={"rounds": 2})
     consortium = Consortium(deployable(study, **{"deadline-seconds": 30.0}))
@@ -163,6 +166,7 @@ def test_a_line_that_stays_down_closes_the_round_by_its_deadline_with_the_hospit
         assert time.monotonic() - began < 2 * 30.0 + 30.0
         second = consortium.records()[1]
         assert (second["answered"], second["missing"]) == (["west"], ["north"])
+        row("R6", "line down for good", "round closed by its deadline, hospital named")
     finally:
         line.close()
         consortium.close()

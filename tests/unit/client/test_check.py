@@ -15,7 +15,7 @@ import pytest
 import tomli_w
 
 from client import check
-from client.check import Finding, light_findings, print_findings
+from client.check import Finding, print_findings
 from client.keys import make_hospital_key
 from client.ledger import Ledger
 from common.protocol import StudyProtocol, parse_protocol
@@ -53,6 +53,15 @@ def health(home: Path, said: dict[str, Any] | bytes) -> Iterator[int]:
         server.server_close()
 
 
+def write_images(folder: Path) -> None:
+    """Twelve patients, of whom nobody looks at the pixels."""
+    folder.mkdir()
+    rows = [f"{n}.png,{'nodule' if n % 2 else 'non-nodule'},patient-{n}" for n in range(12)]
+    (folder / "manifest.csv").write_text("\n".join(["image,label,patient_id", *rows]))
+    for n in range(12):
+        (folder / f"{n}.png").write_bytes(b"")
+
+
 class Package:
     """A hospital's folder as it is after the coordinator's package came, all as it should be."""
 
@@ -66,7 +75,7 @@ class Package:
             shutil.copy(file, self.folder / file.name)
         self.state = self.folder / "state"
         self.state.mkdir(mode=0o700)
-        (self.folder / "data").mkdir()
+        write_images(self.folder / "data")
         Ledger.create(self.state)
         self.policy: dict[str, Any] = {
             "hospital": "north",
@@ -89,7 +98,7 @@ class Package:
     def findings(self) -> dict[str, Finding]:
         (self.folder / "site.toml").write_text(tomli_w.dumps(self.policy))
         (self.folder / "connection.toml").write_text(tomli_w.dumps(self.connection))
-        found = light_findings(self.folder / "site.toml", self.folder / "connection.toml")
+        found = check.findings(self.folder / "site.toml", self.folder / "connection.toml")
         return {finding.what: finding for finding in found}
 
     def bad(self) -> dict[str, str]:
@@ -122,6 +131,8 @@ def test_where_all_is_well_nothing_is_bad(package: Package) -> None:
     assert {f.verdict for w, f in found.items() if not w.startswith("wall")} == {"good"}
     for what in ("site policy", "connection", "package", "study protocol", "ledger", "disk"):
         assert what in found
+    assert "validation patients, 10 agreed" in found["data"].said
+    assert "processor" in found["device"].said or "GPU" in found["device"].said
     for what in ("key and certificate", "coordinator", "version", "clock"):
         assert what in found
     assert "days left" in found["key and certificate"].said
@@ -212,6 +223,14 @@ def spoil_connection(package: Package) -> None:
     package.connection["coordinator"] = "https://127.0.0.1"
 
 
+def spoil_data(package: Package) -> None:
+    (package.folder / "data" / "manifest.csv").write_text("image,label\n")
+
+
+def spoil_device(package: Package) -> None:
+    package.policy["device"] = "cuda"
+
+
 @pytest.mark.parametrize(
     ("spoil", "what", "said"),
     [
@@ -225,11 +244,18 @@ def spoil_connection(package: Package) -> None:
         (spoil_socket, "package", "same socket"),
         (spoil_protocol, "study protocol", "protocol.toml"),
         (spoil_connection, "connection", "coordinator"),
+        (spoil_data, "data", "patient_id"),
+        (spoil_device, "device", "no /no/driver"),
     ],
 )
 def test_what_is_wrong_is_bad_and_said(
-    spoil: Callable[[Package], None], what: str, said: str, package: Package
+    spoil: Callable[[Package], None],
+    what: str,
+    said: str,
+    package: Package,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(check, "DRIVER", Path("/no/driver"))
     spoil(package)
     assert said in package.bad()[what]
 
