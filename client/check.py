@@ -28,13 +28,13 @@ from client.ledger import Ledger
 from client.node import check_fit, relay_environment
 from client.policy import SitePolicy, load_policy
 from client.relay import BUNDLES
+from client.vault_process import PROTOCOL
 from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
 from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
 from common.protocol import load_protocol
 
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
-PROTOCOL = "protocol.toml"  # beside site.toml, as the coordinator's package has it
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
 FEW_DAYS = 30
 # Flower takes a signature of 5 s ahead to 305 s behind its own clock (flwr superlink node_auth).

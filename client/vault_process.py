@@ -14,10 +14,12 @@ from threading import Event, Timer
 from types import FrameType
 
 from client import walls
+from client.ledger import Ledger
 from client.policy import SitePolicy, load_policy
 from common import outbound
 from common.errors import EXIT_REFUSED, HospitalError, IntramuralError
 from common.files import locked
+from common.protocol import load_protocol
 from common.supervisor import end_with_parent
 
 # What starts threads is loaded where it is used: a process leaves the network before it has any.
@@ -25,6 +27,7 @@ from common.supervisor import end_with_parent
 log = logging.getLogger("intramural.vault")
 
 LOCK = "vault-process.lock"
+PROTOCOL = "protocol.toml"  # beside site.toml, as the coordinator's package has it
 GRACE_SECONDS = 5.0  # from SIGTERM to the end of a vault that is at work; its ledger outlives that
 
 
@@ -49,7 +52,7 @@ def main(site: Path) -> None:
         from client.vault import Vault
 
         vault = Vault(policy)
-        _warm_up(policy)
+        _warm_up(policy, site.parent / PROTOCOL)
         stop = Event()
         _stop_when_told(stop)
         log.info("the vault of '%s' listens at %s", policy.hospital, policy.socket)
@@ -84,18 +87,27 @@ def _leave_network(relay: int | None) -> None:
         log.warning("the wall between patients and network does not stand: %s", error)
 
 
-def _warm_up(policy: SitePolicy) -> None:
-    """Load now, and not while a coordinator waits, what a first request does: accountants, GPU, steps."""
+def _warm_up(policy: SitePolicy, protocol_file: Path) -> None:
+    """Load now, and not while a coordinator waits, what a first request does: accountants, GPU, steps.
+
+    With an approved study beside the policy, as a package has it, also its noise, which takes
+    seconds to find. Nothing here reads a patient or reserves anything.
+    """
     import torch
 
-    from client.ledger import Spend
-    from client.privacy.accounting import epsilon_of
+    from client.privacy.budget import study_noise
     from client.training import Execution
 
-    epsilon_of([Spend(1.0, 1.0, 1)], 1e-5)
     weight = torch.zeros(1, device=Execution.of(policy).device, requires_grad=True)
     weight.grad = torch.zeros_like(weight)
     torch.optim.SGD([weight], lr=1.0).step()
+    try:
+        protocol = load_protocol(protocol_file)
+        if protocol.digest in policy.approved_studies:
+            with Ledger.read(policy.state) as ledger:
+                study_noise(protocol, ledger, policy.max_epsilon)
+    except IntramuralError as error:
+        log.info("nothing to prepare for: %s", error)
 
 
 def _stop_when_told(stop: Event) -> None:

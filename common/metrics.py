@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from common.errors import DataError
+
+# scikit-learn takes a second to load, so who needs it imports it: a vault has use for `Scores` alone.
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +85,8 @@ class Scores:
 
 def auroc(scores: Scores) -> float | None:
     """Area under the ROC curve, 0..1, every image counting once, ties half; None for one class."""
+    from sklearn.metrics import roc_auc_score
+
     if not scores.both_classes:
         return None
     return float(roc_auc_score(scores.label, scores.score))
@@ -95,6 +98,8 @@ def average_precision(scores: Scores) -> float | None:
     Step-wise, as scikit-learn defines it. Chance level is the share of positive images, so values
     of data sets with different shares do not compare.
     """
+    from sklearn.metrics import average_precision_score
+
     if not scores.both_classes:
         return None
     return float(average_precision_score(scores.label, scores.score))
@@ -105,6 +110,8 @@ def roc_curve_points(scores: Scores) -> tuple[Floats, Floats] | None:
 
     Every image counts once; collinear points are left out. None when a class is absent.
     """
+    from sklearn.metrics import roc_curve
+
     if not scores.both_classes:
         return None
     false_positive, true_positive, _ = roc_curve(scores.label, scores.score)
