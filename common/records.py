@@ -1,18 +1,19 @@
 """Typed messages <-> Flower's RecordDict. The only owner of record keys; used by relay and ServerApp.
 
-Arrays travel as an ArrayRecord and not as one block of bytes, because Flower sends an ArrayRecord
-in chunks with a time limit each, and a configuration value in one piece (FLOWER.md section 8).
+A message travels as its frame (common/messages.py), as one array of bytes. Flower cuts an array into
+chunks of 5 MiB with a time limit each, which a configuration value is not, and makes objects of its
+own of every array, each a signed request in each direction: array by array, a round of the compact
+CNN took twice as long (docs/benchmarks.md).
 """
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from common import messages
 from common.arrays import Arrays
 from common.errors import MessageError
 
-HEADER = "intramural"
-ARRAYS = "arrays"
+FRAME = "intramural"
 
 # Flower's message type for each request; a reply has that of its request.
 MESSAGE_TYPES = {"train-request": "train", "evaluate-request": "evaluate", "hello-request": "query"}
@@ -20,27 +21,27 @@ MESSAGE_TYPES = {"train-request": "train", "evaluate-request": "evaluate", "hell
 
 def to_records(message: messages.Message) -> RecordDict:
     """The record dict that carries `message`."""
-    records = RecordDict({HEADER: ConfigRecord({"header": messages.header_of(message)})})
-    if message.carries_arrays:
-        records[ARRAYS] = array_record(message.arrays)
-    return records
+    frame = np.frombuffer(messages.encode(message), np.uint8)
+    return RecordDict({FRAME: ArrayRecord({FRAME: Array(frame)})})
 
 
 def from_records(records: RecordDict) -> messages.Message:
     """The typed message in `records`; MessageError when it holds anything else or anything more."""
-    if not {HEADER} <= set(records) <= {HEADER, ARRAYS}:
-        raise MessageError(f"expected the records '{HEADER}' and '{ARRAYS}', found others")
-    header, arrays = records[HEADER], records.get(ARRAYS, ArrayRecord())
-    if not (isinstance(header, ConfigRecord) and isinstance(arrays, ArrayRecord)):
-        raise MessageError("a record is not of the expected type")
-    text = header.get("header")
-    if set(header) != {"header"} or not isinstance(text, str):
-        raise MessageError("the header record holds other keys than 'header'")
-    return messages.build(text, plain_arrays(arrays))
+    if set(records) != {FRAME}:
+        raise MessageError(f"expected the record '{FRAME}' and no other, found others")
+    record = records[FRAME]
+    if not isinstance(record, ArrayRecord) or set(record) != {FRAME}:
+        raise MessageError(f"expected one array '{FRAME}' in the record, found something else")
+    frame = plain_arrays(record)[FRAME]
+    if frame.dtype != np.uint8 or frame.ndim != 1:
+        raise MessageError(
+            f"expected a row of bytes, found {frame.dtype} in {frame.ndim} dimensions"
+        )
+    return messages.decode(frame.tobytes())
 
 
 def array_record(arrays: Arrays) -> ArrayRecord:
-    """`arrays` as Flower's ArrayRecord, same names and order."""
+    """`arrays` as Flower's ArrayRecord, same names and order: what its strategies work on."""
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 

@@ -1,6 +1,7 @@
 """The relay passes one typed message each way, raises nothing, and loads nothing that sees patients."""
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
+from safetensors.numpy import save
 
 from client.app import Channel, make_app
 from common import messages, records
@@ -127,19 +129,25 @@ def test_a_frame_that_is_none_is_not_relayed(frame: bytes) -> None:
     assert "SECRET" not in str(answer.content)
 
 
+def framed(frame: bytes) -> RecordDict:
+    array = np.frombuffer(frame, np.uint8)
+    return RecordDict({records.FRAME: ArrayRecord({records.FRAME: Array(array)})})
+
+
 def with_header(**changes: Any) -> RecordDict:
     header: dict[str, Any] = json.loads(messages.header_of(HelloRequest())) | changes
-    return RecordDict({records.HEADER: ConfigRecord({"header": json.dumps(header)})})
+    text = json.dumps(header).encode()
+    return framed(messages.MAGIC + struct.pack("<I", len(text)) + text + save({}))
 
 
 MALFORMED: list[Callable[[], RecordDict]] = [
     RecordDict,
-    lambda: RecordDict({records.HEADER: ConfigRecord()}),
-    lambda: RecordDict({records.HEADER: ConfigRecord({"header": 7})}),
-    lambda: RecordDict({records.HEADER: ConfigRecord({"header": "{"})}),
-    lambda: RecordDict({records.HEADER: ConfigRecord({"header": "{}", "code": "import os"})}),
-    lambda: RecordDict({records.HEADER: records.array_record(ARRAYS)}),
+    lambda: RecordDict({records.FRAME: ConfigRecord({"frame": b"SECRET"})}),
+    lambda: RecordDict({records.FRAME: ArrayRecord({})}),
+    lambda: RecordDict({records.FRAME: records.array_record(ARRAYS)}),
     lambda: RecordDict({**with_header(), "more": ConfigRecord()}),
+    lambda: framed(b"SECRET"),
+    lambda: framed(messages.encode(REPLY)[:-1]),
     lambda: with_header(kind="shell-request"),
     lambda: with_header(command="SECRET"),
     lambda: with_header(names=["x"]),

@@ -274,11 +274,15 @@ def with_fields(**changes: Any) -> Callable[[TrainReply], Answer]:
     return lambda reply: reply.model_copy(update=changes)
 
 
-def rotten(content: RecordDict) -> None:
-    arrays = content.array_records[records.ARRAYS]
-    first = next(iter(arrays))
-    shape = arrays[first].shape
-    arrays[first] = Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=b"\x80\x04.")
+def carrying(data: bytes) -> RecordDict:
+    """A reply whose array of bytes, which Flower parses as numpy's format, is `data`."""
+    array = Array(dtype="uint8", shape=(len(data),), stype="numpy.ndarray", data=data)
+    return RecordDict({records.FRAME: ArrayRecord({records.FRAME: array})})
+
+
+def framed(data: bytes) -> RecordDict:
+    frame = Array(np.frombuffer(data, np.uint8))
+    return RecordDict({records.FRAME: ArrayRecord({records.FRAME: frame})})
 
 
 RUBBISH: dict[str, tuple[Callable[[TrainReply], Answer], str]] = {
@@ -312,16 +316,10 @@ RUBBISH: dict[str, tuple[Callable[[TrainReply], Answer], str]] = {
     ),
     "no records": (lambda _: RecordDict(), "E-MESSAGE"),
     "an extra record": (edited(lambda c: c.update({"x": ConfigRecord({"a": 1})})), "E-MESSAGE"),
-    "no header": (edited(lambda c: c.pop(records.HEADER)), "E-MESSAGE"),
-    "a header of rubbish": (
-        edited(lambda c: c.update({records.HEADER: ConfigRecord({"header": "["})})),
-        "E-MESSAGE",
-    ),
-    "arrays without a header's names": (
-        edited(lambda c: c.update({records.ARRAYS: ArrayRecord()})),
-        "E-MESSAGE",
-    ),
-    "a pickle": (edited(rotten), "E-MESSAGE"),
+    "no frame": (edited(lambda c: c.pop(records.FRAME)), "E-MESSAGE"),
+    "a frame of rubbish": (lambda _: framed(b"rubbish"), "E-MESSAGE"),
+    "a frame that is cut off": (lambda r: framed(messages.encode(r)[:-1]), "E-MESSAGE"),
+    "a pickle": (lambda _: carrying(b"\x80\x04."), "E-MESSAGE"),
     "an error": (lambda _: Error(code=2, reason="crashed"), "E-NODE"),
     "a refusal": (lambda _: Refusal.of(BudgetError()), "E-POLICY-BUDGET"),
 }
