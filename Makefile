@@ -18,7 +18,7 @@ test: $(READY)  ## All tests but the long crash matrix
 test-fast: $(READY)  ## The tests that take no more than a moment
 	$(BIN)/python -m pytest -q -m "not slow and not e2e and not crash"
 
-test-crash: $(READY)  ## Runs that are killed again and again
+test-crash: $(READY)  ## Real processes that are killed, cut off and attacked, and a table of what held
 	$(BIN)/python -m pytest -q -m crash
 
 check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
@@ -28,8 +28,9 @@ check: $(READY)  ## What CI runs: format, lint, types, import contracts, tests
 	$(BIN)/lint-imports --no-logo
 	$(MAKE) test
 
-bench: $(READY)  ## Overhead of a round, time to the first local step, speed and memory of the engines
+bench: $(READY)  ## Overhead of a round, start-up, speed and memory of the engines, a deployment beside bare Flower
 	$(BIN)/python tests/benchmarks/rounds.py
+	$(BIN)/python tests/benchmarks/consortium.py
 	$(BIN)/python tests/benchmarks/engine.py
 
 format: $(READY)
