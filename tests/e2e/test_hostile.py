@@ -128,17 +128,21 @@ class TakenOver:
 
 
 def answer(grid: HttpGrid, request: messages.Request, seconds: float = 90) -> messages.Message:
+    """The hospital's answer; asked again when its node, which is starting, was not there for a moment."""
     until = time.monotonic() + seconds
-    while not (nodes := list(grid.get_node_ids())):
-        assert time.monotonic() < until, "no hospital connected"
-        time.sleep(0.2)
     content, kind = records.to_records(request), records.MESSAGE_TYPES[request.kind]
-    sent = list(grid.push_messages([Message(content, dst_node_id=nodes[0], message_type=kind)]))
-    while not (arrived := list(grid.pull_messages(sent))):
+    while True:
         assert time.monotonic() < until, "no answer"
-        time.sleep(0.2)
-    assert not arrived[0].has_error(), arrived[0].error
-    return records.from_records(arrived[0].content)
+        for node in grid.get_node_ids():
+            message = Message(content, dst_node_id=node, message_type=kind)
+            sent = [pushed for pushed in grid.push_messages([message]) if pushed]
+            while sent and time.monotonic() < until:
+                if arrived := list(grid.pull_messages(sent)):
+                    if not arrived[0].has_error():
+                        return records.from_records(arrived[0].content)
+                    break
+                time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def test_a_coordinator_that_was_taken_over_gets_no_code_into_a_hospital_and_no_study_past_it(

@@ -55,8 +55,14 @@ class Line:
                 near.close()
                 continue
             self._links |= {near, far}
-            for source, target, up in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self._pump, args=(source, target, up), daemon=True).start()
+            threading.Thread(target=self._forward, args=(near, far), daemon=True).start()
+
+    def _forward(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            back = threading.Thread(target=self._pump, args=(far, near, False), daemon=True)
+            back.start()
+            self._pump(near, far, up=True)
+            back.join()
 
     def _pump(self, source: socket.socket, target: socket.socket, up: bool) -> None:
         with suppress(OSError):
@@ -90,8 +96,11 @@ class Line:
                 link.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.hang_up()
+        time.sleep(0.5)  # for the threads to let go of their sockets
 
 
 @pytest.fixture
