@@ -24,6 +24,8 @@ from common import messages, records
 from common.errors import ChannelError
 from common.messages import MAX_FRAME_BYTES, HelloReply, HelloRequest, Refusal
 
+pytestmark = pytest.mark.slow  # all of them together
+
 NOBODY = 65534
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 

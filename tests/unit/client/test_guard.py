@@ -15,6 +15,8 @@ import pytest
 
 from client import guard
 
+pytestmark = pytest.mark.slow  # all of them together
+
 LEAVES_A_MARK = "import os\nopen(os.environ['MARK'], 'a').write({name!r} + '\\n')\n"
 
 

@@ -47,6 +47,8 @@ from tests.unit.server.gateway_rig import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow  # all of them together
+
 MakeRig = Callable[..., Rig]
 
 

@@ -32,6 +32,8 @@ from tests.unit.server.gateway_rig import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow  # all of them together
+
 GET_RUN = b"/v1/fleet/get-run"
 P384_ORDER = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
