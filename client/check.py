@@ -90,7 +90,10 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
     try:
         yield network_wall(None if relay_user is None else uid_of(relay_user))
         yield user_wall([policy.data, policy.state, site.resolve()], relay_user)
-        yield bundle_wall(connection.home / BUNDLES, relay_user)
+        if (bundles := connection.home / BUNDLES).is_dir():
+            yield bundle_wall(bundles, relay_user)
+        else:
+            yield Wall("bundles", False, f"{bundles} is made at the first start; look again then")
         yield import_wall({**os.environ, **relay_environment(connection)})
     except HospitalError as error:
         yield Wall("users", False, str(error))
