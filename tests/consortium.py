@@ -168,6 +168,15 @@ class Consortium:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.study.coordinator.port)) == 0
 
+    def until_ready(self, *names: str) -> None:
+        """Wait until these hospitals are connected and their vaults listen."""
+        for name in names:
+            self.until(lambda n=name: self.ready(n), 90, f"{name} is ready")  # type: ignore[misc]
+
+    def ready(self, name: str) -> bool:
+        listens = "listens at" in self.log(name, "vault")
+        return listens and "SuperNode ID" in self.log(name, "relay")
+
     def processes(self, name: str) -> dict[str, int]:
         """Process id of each service of "coordinator" or a hospital that is alive now."""
         home = self.home if name == "coordinator" else self.hospital(name) / "state"

@@ -201,7 +201,7 @@ def test_r8_who_never_comes_ends_the_run_with_a_code_and_a_name(make: Make, row:
     # Started again with all hospitals the same run goes on.
     consortium.start("east")
     consortium.start("west")
-    time.sleep(15)
+    consortium.until_ready("east", "west")
     code, said = consortium.run()
     assert code == 0, said
     spent_once(consortium)
@@ -211,11 +211,11 @@ def test_r8_who_never_comes_ends_the_run_with_a_code_and_a_name(make: Make, row:
 def test_r9_who_joins_late_is_in_from_then_on_and_who_is_revoked_is_out(
     make: Make, row: Row
 ) -> None:
-    consortium = make(rounds=5, quorum=1, **{"grace-seconds": 0.0})
+    consortium = make(rounds=10, quorum=1, **{"grace-seconds": 0.0})
     for name in ("coordinator", "north", "east"):
         consortium.start(name)
     consortium.until(consortium.serving, 60, "the coordinator serves")
-    time.sleep(12)
+    consortium.until_ready("north", "east")
     consortium.run_detached()
     consortium.until_closed(1, 180)
     consortium.start("west")
@@ -303,7 +303,10 @@ def test_r11_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_room
     kept = consortium.folder / "kept"
     shutil.copytree(checkpoints, kept)
     size = 4096 * (2 + sum(-(-f.stat().st_size // 4096) for f in kept.iterdir()))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", checkpoints], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(checkpoints)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"this machine mounts no small file system: {mounted.stderr.strip()}")
     try:
         shutil.copytree(kept, checkpoints, dirs_exist_ok=True)
         consortium.start("coordinator")
