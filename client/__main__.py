@@ -4,9 +4,7 @@ Exit codes: 0 well, 2 refused: a setting, a key, the ledger or the data is not a
 """
 
 import logging
-import signal
 from pathlib import Path
-from threading import Event
 from typing import Annotated, Literal
 
 import typer
@@ -18,6 +16,7 @@ from client.ledger_commands import app as ledger_app
 from common import outbound
 from common.errors import EXIT_REFUSED, RunError
 from common.refusing import refusing
+from common.supervisor import stop_when_told
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(ledger_app, name="ledger")
@@ -85,11 +84,8 @@ def _serve(site: Path, connection: Path, only: Literal["vault", "relay"] | None)
     from client.node import run_node
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with refusing():
-        raise typer.Exit(run_node(site, connection, stop, only=only))
+        raise typer.Exit(run_node(site, connection, stop_when_told(), only=only))
 
 
 @app.command()

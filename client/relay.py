@@ -21,7 +21,7 @@ from types import FrameType
 
 from client.connection import Connection, load_connection
 from common import outbound
-from common.supervisor import PARENT, end_with_parent
+from common.supervisor import PARENT, end_with_parent, run_and_end
 
 log = logging.getLogger("intramural")
 
@@ -40,24 +40,15 @@ def supernode(connection: Connection, port: int, secret: Path, words: Sequence[s
     )
     Thread(target=lambda: os._exit(max(1, abs(worker.wait()))), daemon=True).start()
     take_over(connection)
-    sys.argv = [
+    run_and_end(
+        flower_supernode,
         "flower-supernode",
         *("--superlink", connection.coordinator),
         *("--root-certificates", str(connection.ca)),
         *("--auth-supernode-private-key", str(connection.key)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-    ]
-    code = 1
-    try:
-        flower_supernode()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        # An exception here leaves Flower's web server running in its thread, and a process that
-        # looks alive and does nothing (FLOWER.md 4f): end, so that it is started anew.
-        sys.stdout.flush()
-        os._exit(code)
+    )
 
 
 def take_over(connection: Connection) -> None:
@@ -107,7 +98,7 @@ def give_back(connection: Connection) -> None:
             NodeAuthHttpInterceptor(key, key.public_key()),
         ],
     ) as client:
-        if not (node := connection.node_id.read_text()):
+        if not (node := connection.node_id.read_text()).isdigit():
             request = ActivateNodeRequest(
                 public_key=public_key_to_bytes(key.public_key()),
                 heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL,

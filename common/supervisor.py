@@ -14,12 +14,13 @@ import pwd
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from common.errors import EXIT_REFUSED
 from common.files import write_atomic
@@ -46,6 +47,31 @@ def end_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> 
 
 
 PARENT = "INTRAMURAL_PARENT"
+
+
+def stop_when_told() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, in place of ending this process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def run_and_end(main: Callable[[], None], *words: str) -> NoReturn:
+    """Run another program's `main` with these command words, and end this process with it.
+
+    Whatever it raises: Flower's programs leave a web server running in a thread, and a process
+    that looks alive and does nothing (FLOWER.md 4f).
+    """
+    sys.argv = list(words)
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def free_port() -> int:

@@ -6,7 +6,6 @@ missing, 5 stopped by the operator, 6 failed, 130 interrupted (the run itself go
 
 import json
 import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -21,6 +20,7 @@ from common import outbound
 from common.errors import RunError
 from common.protocol import load_protocol
 from common.refusing import refusing
+from common.supervisor import stop_when_told
 from server.home import Home, Stopped, Wanted
 from server.provision_commands import app as provision_app
 
@@ -61,15 +61,12 @@ def start(
     from server.coordinator import check_home, run_coordinator
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with refusing():
         where = Home(home.resolve())
         check_home(where)
         at = load_protocol(where.protocol).coordinator
         port = at.port if at is not None else 9443
-        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop))
+        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop_when_told()))
 
 
 @app.command()
@@ -92,7 +89,7 @@ def run(
         if detach:
             return
         try:
-            outcome = wait_for_end(where, folder, _printed_changes(where, folder, console))
+            outcome = wait_for_end(where, folder, _printed_changes(folder, console))
         except KeyboardInterrupt:
             console.print(
                 f"no longer watching; the run goes on (see `intramural-server status --home {home}`)",
@@ -118,13 +115,13 @@ def run(
         raise typer.Exit(EXIT_CODES[outcome.stopped])
 
 
-def _printed_changes(home: Home, folder: Path, console: Console) -> Callable[[], None]:
-    from server.status import one_line, status
+def _printed_changes(folder: Path, console: Console) -> Callable[[], None]:
+    from server.status import one_line
 
     protocol, said = load_protocol(folder / "protocol.toml"), [""]
 
     def look() -> None:
-        if (line := one_line(status(home, epsilon=False), protocol)) != said[0]:
+        if (line := one_line(folder, protocol)) != said[0]:
             said[0] = line
             console.print(line, highlight=False, soft_wrap=True)
 

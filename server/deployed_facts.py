@@ -42,14 +42,7 @@ def gather(
         backend="deployment",
         stopped="under way" if outcome is None else outcome.stopped,
         rounds=tuple(
-            RoundFacts(
-                round=record.round,
-                seconds=record.seconds,
-                answered=tuple(record.answered),
-                refused=record.refused,
-                missing=tuple(record.missing),
-                released_auroc=_auroc(released(protocol, judging, record.round)),
-            )
+            RoundFacts.of(record, released_auroc=_auroc(released(protocol, judging, record.round)))
             for record in records
         ),
         hospitals=tuple(

@@ -6,10 +6,12 @@ are seconds, intervals are (low, high) at 95 %.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.histogram import Estimate, Floats, Interval
 from common.protocol import StudyProtocol
 from common.released import Reading
+from server.checkpoint import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,18 @@ class RoundFacts:
     pooled_interval: Interval | None = None
     released_auroc: Estimate | None = None
     epsilon: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: RoundRecord, **judged: Any) -> "RoundFacts":
+        """What `record` says of its round, and how the model was `judged` that came out of it."""
+        return cls(
+            round=record.round,
+            seconds=record.seconds,
+            answered=tuple(record.answered),
+            refused=record.refused,
+            missing=tuple(record.missing),
+            **judged,
+        )
 
 
 @dataclass(frozen=True)

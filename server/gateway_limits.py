@@ -58,8 +58,8 @@ class Rate(NamedTuple):
     burst: float
 
 
-# The largest round that is foreseen, a network of 364 arrays, is about 730 objects each way in two
-# streams, then minutes of nothing: a hospital never meets this. Strangers have only /health.
+# A message is five objects and one more for each 5 MiB (common/records.py), then minutes of polling:
+# a hospital never meets this. Strangers have only /health.
 HOSPITAL_RATE = Rate(50.0, 2000.0)
 STRANGERS_RATE = Rate(20.0, 100.0)
 

@@ -6,6 +6,7 @@ the admitted replies of one study add up to.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache, reduce
 
 from common.protocol import StudyProtocol
 from server.checkpoint import RoundRecord
@@ -26,12 +27,18 @@ def epsilon_stated(
         return 0.0
     if min(stated) <= 0:
         return float("inf")
+    training, delta = protocol.training, protocol.privacy.delta
+    steps = tuple((noise, n * training.steps_per_round) for noise, n in sorted(stated.items()))
+    return _epsilon(steps, training.sampling_rate, delta)
+
+
+@lru_cache(maxsize=256)  # hospitals that state the same, and a status that is looked at again
+def _epsilon(steps: tuple[tuple[float, int], ...], sampling_rate: float, delta: float) -> float:
+    """Epsilon at `delta` of so many `steps` at each noise multiplier."""
     from dp_accounting.pld import privacy_loss_distribution as pld  # takes seconds to load
 
-    training, whole = protocol.training, None
-    for noise, rounds in sorted(stated.items()):
-        step = pld.from_gaussian_mechanism(noise, sampling_prob=training.sampling_rate)
-        part = step.self_compose(rounds * training.steps_per_round)
-        whole = part if whole is None else whole.compose(part)
-    assert whole is not None  # noqa: S101  (`stated` is not empty)
-    return float(whole.get_epsilon_for_delta(protocol.privacy.delta))
+    parts = [
+        pld.from_gaussian_mechanism(noise, sampling_prob=sampling_rate).self_compose(number)
+        for noise, number in steps
+    ]
+    return float(reduce(lambda one, other: one.compose(other), parts).get_epsilon_for_delta(delta))

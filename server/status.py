@@ -125,7 +125,7 @@ def as_table(found: dict[str, Any]) -> RenderableType:
     lines.append(f"certificates: server {days['server']} days left, authority {days['ca']}")
     if run is not None:
         lines.append(
-            f"run {run['name']}: {run['state']}, {_where(run)} "
+            f"run {run['name']}: {run['state']}, {_where(run['round'], run['rounds'])} "
             f"({run['rounds_closed']} of {run['rounds']} rounds closed) {run['detail']}".rstrip()
         )
         lines.append(f"epsilon at delta {run['delta']:g}, from the noise that each hospital states")
@@ -140,16 +140,13 @@ def _since(about: dict[str, Any]) -> str:
     return f"for {span}" if about["connected"] else f"gone for {span}"
 
 
-def one_line(found: dict[str, Any], protocol: StudyProtocol) -> str:
+def one_line(folder: Path, protocol: StudyProtocol) -> str:
     """The run's state in a line, for where there is no terminal; the same as long as nothing changes."""
-    run = found["run"]
-    states = [
-        f"{name} {found['hospitals'][name].get('state', 'never seen')}"
-        for name in protocol.hospital_names
-    ]
-    return f"{_where(run)}: {', '.join(states)}"
+    now = _json(folder / "status.json")
+    hospitals, seen = now.get("hospitals", {}), {"state": "never seen"}
+    states = [f"{name} {hospitals.get(name, seen)['state']}" for name in protocol.hospital_names]
+    return f"{_where(now.get('round', 0), protocol.rounds)}: {', '.join(states)}"
 
 
-def _where(run: dict[str, Any]) -> str:
-    last = run["round"] > run["rounds"]
-    return "final evaluation" if last else f"round {run['round']}/{run['rounds']}"
+def _where(server_round: int, rounds: int) -> str:
+    return "final evaluation" if server_round > rounds else f"round {server_round}/{rounds}"

@@ -87,16 +87,13 @@ def stop_run(home: Home) -> str:
     return wanted.run
 
 
-def wait_for_end(
-    home: Home, folder: Path, look: Callable[[], None], seconds: float = float("inf")
-) -> Outcome:
+def wait_for_end(home: Home, folder: Path, look: Callable[[], None]) -> Outcome:
     """Call `look` now and then until the run in `folder` has ended; how it ended.
 
     RunError when the coordinator is gone meanwhile: the run waits for it to be started again.
     """
-    until = time.monotonic() + seconds
     while (outcome := Outcome.load(folder)) is None:
-        if not running(home) or time.monotonic() >= until:
+        if not running(home):
             raise RunError(
                 f"the coordinator in {home.path} has ended and run {folder.name} has not; start it "
                 f"again, and the run goes on behind its last closed round"

@@ -5,12 +5,10 @@ this machine gets no task (FLOWER.md 0.2 and 0.3). Hospitals reach it through th
 """
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from common import outbound
-from common.supervisor import end_with_parent
+from common.supervisor import end_with_parent, run_and_end
 from server.home import Home
 
 
@@ -26,7 +24,8 @@ def main() -> None:
 
     from flwr.superlink.cli import flower_superlink
 
-    sys.argv = [
+    run_and_end(
+        flower_superlink,
         "flower-superlink",
         *("--host", "127.0.0.1", "--port", str(given.port)),
         *("--ssl-ca-certfile", str(home.ca)),
@@ -36,15 +35,7 @@ def main() -> None:
         *("--database", str(home.superlink / "state.db")),
         *("--isolation", "process", "--superexec-auth-secret-file", str(home.secret)),
         "--disable-runtime-dependency-installation",
-    ]
-    code = 1
-    try:
-        flower_superlink()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    )
 
 
 if __name__ == "__main__":

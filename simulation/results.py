@@ -154,12 +154,8 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
         scores = Scores.concatenate(list(rehearsal.scores(record.round).values()))
         reading = _released(rehearsal, outcome, record.round)
         facts.append(
-            RoundFacts(
-                round=record.round,
-                seconds=record.seconds,
-                answered=tuple(record.answered),
-                refused=record.refused,
-                missing=tuple(record.missing),
+            RoundFacts.of(
+                record,
                 pooled_auroc=auroc(scores),
                 pooled_interval=auroc_interval(scores, resamples=300),
                 released_auroc=reading.auroc if reading else None,

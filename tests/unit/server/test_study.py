@@ -224,7 +224,7 @@ def test_status_says_who_is_in_who_is_late_and_how_the_run_stands(
         "1 of 3 rounds closed",
     ):
         assert word in text, text
-    assert one_line(found, study) == (
+    assert one_line(folder, study) == (
         "round 2/3: north answered, east absent, south refused, west never seen"
     )
     assert [r.round for r in closed_rounds(folder)] == [1]
