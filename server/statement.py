@@ -77,6 +77,8 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
         if facts.noise_seeded
         else "fresh entropy of each hospital's operating system, never kept"
     )
+    if not facts.rehearsal:
+        noise += ", by the hospital's own settings; the coordinator cannot check it"
     return [
         ("Unit", "the patient: all images of a patient, in all rounds together"),
         ("Neighbouring relation", "one patient added or removed"),
