@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPTIONS ?=  # more for intramural-simulate, e.g. OPTIONS="--rounds 3"
+# The wheels and their hashes, from which a machine without network is installed (docs/supply-chain.md).
+WHEELHOUSE ?= wheelhouse
 
-.PHONY: simulate test test-fast test-crash check bench format install clean
+.PHONY: simulate test test-fast test-crash check bench format install wheelhouse install-offline sbom clean
 
 simulate: $(READY)  ## Rehearse the main job: four hospitals on embedded data, with differential privacy
 	$(BIN)/intramural-simulate --baselines $(OPTIONS)
@@ -38,6 +40,17 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 install: $(READY)
+
+wheelhouse: $(READY)  ## Every wheel that the product needs on this kind of machine, pinned by hash; about 3 GB
+	$(BIN)/python deploy/wheelhouse.py $(WHEELHOUSE)
+
+install-offline:  ## The product from the wheelhouse, without network and without the development tools
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --find-links $(WHEELHOUSE) \
+		--require-hashes --requirement $(WHEELHOUSE)/requirements.txt
+
+sbom: $(READY)  ## The bill of materials of the product: CycloneDX, with the wheelhouse's hashes where there is one
+	$(BIN)/python deploy/sbom.py sbom.cdx.json --requirements $(WHEELHOUSE)/requirements.txt
 
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -9,10 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from client import gate_commands
 from client.keys import make_hospital_key
 from client.ledger import Ledger
 from client.ledger_commands import SITE, Site, reading
 from client.ledger_commands import app as ledger_app
+from client.pack.command import pack
 from common import outbound
 from common.errors import EXIT_REFUSED, RunError
 from common.refusing import refusing
@@ -20,6 +22,9 @@ from common.supervisor import stop_when_told
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(ledger_app, name="ledger")
+app.command()(gate_commands.approve)
+app.command()(gate_commands.verify)
+app.command()(pack)
 
 ConnectionFile = Annotated[Path, typer.Option("--connection", help="The relay's settings.")]
 CONNECTION = Path("connection.toml")
@@ -50,11 +55,23 @@ def keygen(
 
 
 @app.command()
-def check(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
+def check(
+    site: Site = SITE,
+    connection: ConnectionFile = CONNECTION,
+    canary: Annotated[
+        bool,
+        typer.Option(
+            "--canary", help="Also plant a patient's name and search for it in all that leaves."
+        ),
+    ] = False,
+) -> None:
     """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do."""
-    from client.check import findings, print_findings
+    from client.check import findings, planted_canary, print_findings
 
-    if not print_findings(findings(site, connection)):
+    fine = print_findings(findings(site, connection))
+    if canary and not planted_canary(site):
+        fine = False
+    if not fine:
         raise typer.Exit(EXIT_REFUSED)
 
 
@@ -63,7 +80,7 @@ def start(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     """Serve the coordinator: the vault without network, the relay without patients, until SIGTERM."""
     from client.check import findings, print_findings
 
-    if not print_findings(findings(site, connection)):
+    if not print_findings(findings(site, connection), kept=True):
         raise typer.Exit(EXIT_REFUSED)
     _serve(site, connection, None)
 

@@ -23,16 +23,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from client.connection import Connection, load_connection
-from client.data import count_patients
+from client.data import open_cohort
+from client.egress import large_enough
+from client.egress_log import EgressLog
 from client.ledger import Ledger
 from client.node import check_fit, relay_environment
 from client.policy import SitePolicy, load_policy
+from client.redaction import in_words
 from client.relay import BUNDLES
 from client.vault_process import PROTOCOL
 from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
 from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
-from common.protocol import load_protocol
+from common.metrics import patients_per_class
+from common.protocol import StudyProtocol, load_protocol
 
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
@@ -46,11 +50,15 @@ Verdict = Literal["good", "look", "bad"]  # "look": it works, and somebody shoul
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and in one sentence why and what to do."""
+    """What was looked at, how it is, and in one sentence why and what to do.
+
+    `in_log` takes the place of a sentence that names files of patients where it would be kept.
+    """
 
     what: str
     verdict: Verdict
     said: str
+    in_log: str | None = None
 
 
 def findings(site: Path, connection_file: Path) -> Iterator[Finding]:
@@ -74,6 +82,7 @@ def findings(site: Path, connection_file: Path) -> Iterator[Finding]:
             )
         yield from _study(site, policy)
         yield _ledger(policy)
+        yield _approval(policy)
         yield _device(policy)
         yield _disk(policy)
     if connection is not None:
@@ -99,16 +108,38 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
         yield Wall("users", False, str(error))
 
 
-def print_findings(found: Iterator[Finding]) -> bool:
-    """Print each finding as it is made; whether none is bad."""
+def print_findings(found: Iterator[Finding], *, kept: bool = False) -> bool:
+    """Print each finding as it is made; whether none is bad. `kept`: what is printed goes to a log."""
     console, fine = Console(), True
     colours = {"good": "green", "look": "yellow", "bad": "red"}
     for finding in found:
         fine = fine and finding.verdict != "bad"
         verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-        line = f"{verdict}  [bold]{finding.what}[/]: {escape(finding.said)}"
+        said = finding.in_log if kept and finding.in_log is not None else finding.said
+        line = f"{verdict}  [bold]{finding.what}[/]: {escape(said)}"
         console.print(line, highlight=False, soft_wrap=True)
     return fine
+
+
+def planted_canary(site: Path) -> bool:
+    """Plant a patient's name here and search for it in all that leaves (THREATS.md T13, T14), half a minute.
+
+    Made beside the hospital's state folder, and taken away at the end: the same file system, the same
+    Python and libraries. Prints a table and what was found; whether nothing was.
+    """
+    from client.canary.battery import problems, run_battery, table  # loads what only this needs
+
+    console = Console()
+    try:
+        beside = load_policy(site).state.parent
+        with console.status("planting a patient's name and searching for it"):
+            rows = run_battery(beside if os.access(beside, os.W_OK) else None)
+    except IntramuralError as error:
+        return print_findings(iter([Finding("canary", "bad", str(error))]))
+    console.print(table(rows))
+    bad = [Finding("canary", "bad", problem) for problem in problems(rows)]
+    said = f"{len(rows) - 1} faults, and a patient's name left at none; a leak on purpose was found"
+    return print_findings(iter(bad or [Finding("canary", "good", said)]))
 
 
 def _checked(what: str, look: Callable[[], object], good: str) -> Finding:
@@ -136,19 +167,26 @@ def _study(site: Path, policy: SitePolicy) -> Iterator[Finding]:
         yield Finding(
             what,
             "bad",
-            f"'{protocol.study}' is not approved by this hospital: read {path} and add its digest "
-            f"{protocol.digest} to approved-studies in {site}",
+            f"'{protocol.study}' is not approved by this hospital: intramural-client approve {path}",
         )
+    yield _data(policy, protocol)
+
+
+def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
+    """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
     try:
-        training, validation = count_patients(
-            policy.data, protocol.images, policy.patient_id_pattern
-        )
+        cohort = open_cohort(policy.data, protocol.images, policy.patient_id_pattern)
     except IntramuralError as error:
-        yield Finding("data", "bad", str(error))
-        return
+        return Finding("data", "bad", str(error), in_log=in_words(error))
+    training, validation = len(cohort.training), cohort.validation
     nominal = protocol.hospital(policy.hospital).nominal_patients
-    said = f"{training} training and {validation} validation patients, {nominal} agreed as nominal"
-    yield Finding("data", "good" if 2 * training >= nominal else "look", said)
+    said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
+    least = policy.limits.smallest_group
+    if not large_enough(patients_per_class(validation.labels, validation.patient_of_image), least):
+        return Finding(
+            "data", "look", f"{said}; score histograms stay here: a class has fewer than {least}"
+        )
+    return Finding("data", "good" if 2 * training >= nominal else "look", said)
 
 
 def _ledger(policy: SitePolicy) -> Finding:
@@ -158,6 +196,15 @@ def _ledger(policy: SitePolicy) -> Finding:
             return Finding("ledger", "good", f"whole, {len(ledger.entries)} entries")
     except IntramuralError as error:
         return Finding("ledger", "bad", str(error))
+
+
+def _approval(policy: SitePolicy) -> Finding:
+    log = EgressLog(policy.state)
+    return _checked(
+        "approval and egress log",
+        lambda: log.approval_of(policy.digest),
+        "whole, and the site policy is as it was approved",
+    )
 
 
 def _disk(policy: SitePolicy) -> Finding:

@@ -3,19 +3,18 @@
 Nothing in it concerns patients: the relay's user can read this file and need not read `site.toml`.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from common.documents import Document, Name, first_problem, tables_of
 from common.errors import ConnectionFileError
-from common.protocol import Name, first_problem, kebab
 
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-f:.]+\]|[a-z0-9.-]+):[0-9]{1,5}$")]
 
 
-class Connection(BaseModel):
+class Connection(Document):
     """One hospital's `connection.toml`, frozen; relative paths are relative to the file.
 
     `coordinator` is host:port of the gateway, `ca` the study's certificate authority, the only one
@@ -23,10 +22,6 @@ class Connection(BaseModel):
     for it. `socket` is the vault's, `home` the folder of Flower's files, with the bundle folder
     below it.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True
-    )
 
     hospital: Name
     coordinator: Address
@@ -53,11 +48,18 @@ class Connection(BaseModel):
 def load_connection(path: Path) -> Connection:
     """The settings in `path` (TOML); ConnectionFileError when absent or not valid."""
     try:
-        found = Connection.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        found = Connection.model_validate(
+            tables_of(path.read_text(encoding="utf-8")), by_name=False
+        )
     except ValidationError as error:
         raise ConnectionFileError(f"{path}: {first_problem(error, Connection)}") from error
     except (OSError, ValueError) as error:
         raise ConnectionFileError(f"cannot read the connection file {path}: {error}") from error
+    if not 0 < found.port < 1 << 16:
+        raise ConnectionFileError(
+            f"{path}: expected a port from 1 to 65535 in 'coordinator' and found {found.port}; copy the "
+            f"address that the coordinator gave"
+        )
     folder = path.resolve().parent
     paths = ("ca", "certificate", "key", "socket", "home")
     return found.model_copy(update={name: folder / getattr(found, name) for name in paths})

@@ -42,12 +42,19 @@ def keep_scores(state: Path, study: str, after_round: int, scores: Scores) -> No
 
 
 def kept_scores(state: Path, study: str, after_round: int) -> Scores:
-    """The scores that `keep_scores` kept; DataError when there are none for this round."""
+    """The scores that `keep_scores` kept; DataError when there are none, or damaged ones."""
     path = scores_file(state, study, after_round)
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"no scores of the model after round {after_round} at {path}")
     try:
-        with np.load(path, allow_pickle=False) as columns:
+        # Opened here, since NumPy leaves a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
             return Scores(
                 score=columns["score"], label=columns["label"], patient=columns["patient"]
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"no scores of the model after round {after_round} at {path}") from error
+    # NumPy and zipfile raise EOFError, TypeError, BadZipFile, zlib.error and others for damage.
+    except Exception as error:
+        raise DataError(
+            f"expected the scores of the model after round {after_round} at {path} and found a file "
+            f"that cannot be read ({type(error).__name__}); the round's report goes without them"
+        ) from error

@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 from pydantic import TypeAdapter, ValidationError
 
+from common.documents import Name
 from common.errors import KeyFileError
 from common.files import write_atomic
 from common.keys import fingerprint, make_private_key, openssh_private, write_private_key
-from common.protocol import Name
 
 KEY = "hospital.key"
 REQUEST = "hospital.csr"

@@ -8,7 +8,8 @@ stored. A re-asked request is answered with the sealed bytes, so the same questi
 
     created   once in a hospital's life
     reserved  request, study, round, spends by account, terms       ── before the first gradient
-    sealed    request, study, hash of the reservation, reply digest ── before the reply leaves
+    sealed    request, study, hash of the reservation, reply digest,
+              head of the egress log                                ── before the reply leaves
 
 `client/ledger_file.py` keeps the entries, chained and anchored. Knows no torch, no network and no
 accountant: a security officer can read it alone.
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 from client import ledger_file
-from client.ledger_file import Entry, LedgerFile
+from client.chain import Entry
+from client.ledger_file import LedgerFile
 from common.errors import LedgerError
 from common.files import sha256
 
@@ -161,9 +163,11 @@ class Ledger:
         }
         return Reservation.of(self._file.append("reserved", body))
 
-    def seal(self, request: str, reply: bytes) -> None:
+    def seal(self, request: str, reply: bytes, egress_head: str) -> None:
         """Keep `reply` as the only answer to `request`, durably, before it leaves.
 
+        `egress_head` is the hash of the egress log's last entry: a log that is put back to an earlier
+        state lacks it (client/verification.py).
         Only a study's last reply is kept whole, of earlier ones the digest: a coordinator closes a
         round durably before it asks for the next, so it can only ever ask again for the last, and
         an update of ResNet18 has 45 MB. LedgerError when nothing is reserved for `request`, or when
@@ -180,6 +184,7 @@ class Ledger:
             "study": reservation.study,
             "reserved": reservation.head,
             "reply": sha256(reply),
+            "egress": egress_head,
         }
         self._file.append("sealed", body, keep=(reservation.study, request, reply))
 
@@ -222,6 +227,11 @@ class Ledger:
     def check_replies(self) -> int:
         """Compare each kept reply with its digest; how many there are, LedgerError at a difference."""
         last = {entry.body["study"]: entry.body["request"] for entry in self._of_kind("sealed")}
+        if self._file.kept() != last:
+            raise LedgerError(
+                f"expected the last reply of each of {len(last)} studies to be kept and found "
+                f"others: somebody worked on the ledger; put it back as it last was"
+            )
         for request in last.values():
             self.sealed_reply(request)
         return len(last)

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.approval import begin
+from client.chain import Entry
 from client.ledger import Ledger
-from client.ledger_file import Entry
 from client.policy import SitePolicy, load_policy
-from common.errors import LedgerError
 from common.refusing import refusing
 
 app = typer.Typer(help="The privacy ledger. From here it is begun and looked at, never changed.")
@@ -27,12 +27,14 @@ SITE = Path("site.toml")
 
 @app.command()
 def create(site: Site = SITE) -> None:
-    """Start the ledger, once: what is spent is spent for these patients' life."""
+    """Start ledger and egress log, once: what is spent is spent for these patients' life."""
     with refusing():
         policy = load_policy(site)
         policy.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        Ledger.create(policy.state)
-        typer.echo(f"the ledger begins in {policy.state}; back it up with the state folder")
+        begin(policy.state)
+        typer.echo(
+            f"ledger and egress log begin in {policy.state}; back them up with the state folder"
+        )
 
 
 @app.command()
@@ -48,32 +50,6 @@ def show(site: Site = SITE, as_json: AsJson = False) -> None:
         for entry in ledger.entries:
             table.add_row(*_row(entry))
         Console().print(table)
-
-
-@app.command()
-def verify(
-    site: Site = SITE,
-    head: Annotated[
-        str | None, typer.Option(help="A hash that a coordinator holds: is it in this ledger?")
-    ] = None,
-) -> None:
-    """Check chain, anchor and kept replies, and say in one sentence whether the ledger is whole."""
-    with reading(site) as (policy, ledger):
-        kept = ledger.check_replies()
-        entries = ledger.entries
-        if head is not None and head not in {entry.hash for entry in entries}:
-            raise LedgerError(
-                f"expected the hash {head} among the {len(entries)} entries of the ledger in "
-                f"{policy.state} and did not find it: this ledger was put back to an earlier state "
-                f"or is another one; put back the ledger as it last was"
-            )
-        typer.echo(
-            f"the ledger in {policy.state} is whole: {_count(len(entries), 'entry', 'entries')} "
-            f"since {entries[0].time}, chain and anchor agree on head {ledger.head}, "
-            f"{_count(kept, 'kept reply has its', 'kept replies have their')} digest, "
-            f"{_count(_open_reservations(ledger), 'reservation counts', 'reservations count')} "
-            f"without a reply"
-        )
 
 
 @app.command()
@@ -151,12 +127,3 @@ def _row(entry: Entry) -> list[str]:
         what = f"reply {body['reply'][:12]}"
     study, server_round = str(body.get("study", ""))[:12], str(body.get("round", ""))
     return [str(entry.number), entry.time, entry.kind, study, server_round, what, entry.hash[:12]]
-
-
-def _open_reservations(ledger: Ledger) -> int:
-    sealed = {entry.body["reserved"] for entry in ledger.entries if entry.kind == "sealed"}
-    return sum(reservation.head not in sealed for reservation in ledger.reservations())
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"

@@ -4,34 +4,30 @@
           ledger.head     the anchor: number and hash of the last entry
           ledger.lock     held by the one process that may write
 
-Each entry holds the hash of the one before it, so an edit breaks the chain at that entry. The anchor
-is written after every commit, so a file that lacks its last entries (a backup copied back, a journal
-deleted) is behind it. What this cannot see: somebody who rewrites database and anchor together, or
-restores both at once (the whole state folder, a snapshot of the machine). Then the coordinator
-notices, because every reply names the head of the reply before it (`Ledger.previous_head`).
+An edit breaks the chain (client/chain.py), and a file that lacks its last entries (a backup copied
+back, a journal deleted) is behind the anchor. What this cannot see: somebody who rewrites database
+and anchor together, or restores both at once (the whole state folder, a snapshot of the machine). Then
+the coordinator notices, because every reply names the head of the reply before it
+(`Ledger.previous_head`).
 
 Knows no torch, no network and no accountant: a security officer can read it alone.
 """
 
 import errno
 import json
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from client.chain import GENESIS, Entry, canonical, hash_of, read_anchor, write_anchor
 from common.errors import LedgerError, RunError
-from common.files import locked, sha256, sync_folder, write_atomic
+from common.files import locked, sync_folder
 
 DATABASE = "ledger.sqlite"
 ANCHOR = "ledger.head"
 LOCK = "ledger.lock"
-
-GENESIS = "0" * 64  # what the first entry has in place of a hash before it
 
 # Read back word for word when a ledger is opened: a ledger without its triggers was worked on.
 _SCHEMA = (
@@ -47,29 +43,6 @@ _SCHEMA = (
     "WHEN NEW.number <> (SELECT ifnull(max(number), 0) + 1 FROM entry) "
     "BEGIN SELECT RAISE(ABORT, 'a ledger entry is only ever added at the end'); END",
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of the chain; `body` is parsed JSON, `time` ISO 8601 in UTC, hashes 64 hex digits."""
-
-    number: int
-    time: str
-    kind: str
-    body: dict[str, Any]
-    previous: str
-    hash: str
-
-
-def canonical(body: dict[str, Any]) -> str:
-    """`body` as the one JSON text that is hashed: sorted keys, no blanks, ASCII, finite numbers."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def hash_of(number: int, time: str, kind: str, body: str, previous: str) -> str:
-    """SHA-256 of the JSON array [number, time, kind, body, previous], written without blanks."""
-    whole = json.dumps([number, time, kind, body, previous], separators=(",", ":"))
-    return sha256(whole.encode())
 
 
 class LedgerFile:
@@ -95,7 +68,7 @@ class LedgerFile:
                 if keep is not None:
                     self._connection.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?)", keep)
             self.entries.append(entry)
-            _write_anchor(self.folder, entry)
+            write_anchor(self.folder / ANCHOR, entry)
         return entry
 
     def reply(self, request: str) -> bytes | None:
@@ -105,6 +78,11 @@ class LedgerFile:
                 "SELECT bytes FROM reply WHERE request = ?", (request,)
             ).fetchone()
         return None if found is None else bytes(found[0])
+
+    def kept(self) -> dict[str, str]:
+        """Study -> the request whose reply is kept."""
+        with _named_errors(self.folder):
+            return dict(self._connection.execute("SELECT study, request FROM reply"))
 
 
 def create(folder: Path, kind: str, body: dict[str, Any]) -> None:
@@ -118,11 +96,11 @@ def create(folder: Path, kind: str, body: dict[str, Any]) -> None:
     with _write_lock(folder), _named_errors(folder):
         if database.exists():
             raise LedgerError(f"{database} exists; a ledger is created once and never replaced")
-        if anchor.exists() and _read_anchor(folder)[0] > 1:
+        if anchor.exists() and (entries := read_anchor(anchor, LedgerError)[0]) > 1:
             raise LedgerError(
                 f"expected no trace of a ledger in {folder} and found the anchor {ANCHOR} of one "
-                f"with {_read_anchor(folder)[0]} entries; put {DATABASE} back, since it holds what "
-                f"these patients have spent"
+                f"with {entries} entries; put {DATABASE} back, since it holds what these patients "
+                f"have spent"
             )
         unnamed = folder / (DATABASE + ".new")
         unnamed.unlink(missing_ok=True)
@@ -131,7 +109,7 @@ def create(folder: Path, kind: str, body: dict[str, Any]) -> None:
             for statement in _SCHEMA:
                 connection.execute(statement)
             first = _insert(connection, [], kind, body)
-        _write_anchor(folder, first)
+        write_anchor(folder / ANCHOR, first)
         unnamed.rename(database)
         sync_folder(folder)
 
@@ -146,9 +124,9 @@ def open_for_writing(folder: Path) -> Iterator[LedgerFile]:
     _check_files(folder)
     with _write_lock(folder), _opened(folder, "rw") as file:
         last = file.entries[-1]
-        if _read_anchor(folder) != (last.number, last.hash):
+        if read_anchor(folder / ANCHOR, LedgerError) != (last.number, last.hash):
             with _named_errors(folder):  # a crash came between commit and anchor
-                _write_anchor(folder, last)
+                write_anchor(folder / ANCHOR, last)
         yield file
 
 
@@ -165,15 +143,17 @@ def _opened(folder: Path, mode: str) -> Iterator[LedgerFile]:
     with ExitStack() as stack:
         with _named_errors(folder):
             # Before the database: a writer at work meanwhile leaves it ahead, never behind.
-            anchor = _read_anchor(folder)
+            anchor = read_anchor(folder / ANCHOR, LedgerError)
             uri = f"{(folder / DATABASE).resolve().as_uri()}?mode={mode}"
             connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
-            _check_database(folder, connection)
+            with _readable(folder):
+                _check_database(folder, connection)
             if mode == "rw":
                 # FULL: a commit returns after fsync, so what is reserved survives a power cut.
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-            entries = list(_chain(folder, connection))
+            with _readable(folder):
+                entries = list(_chain(folder, connection))
             _check_anchor(folder, anchor, entries)
         yield LedgerFile(folder, connection, entries)
 
@@ -181,14 +161,11 @@ def _opened(folder: Path, mode: str) -> Iterator[LedgerFile]:
 def _insert(
     connection: sqlite3.Connection, entries: list[Entry], kind: str, body: dict[str, Any]
 ) -> Entry:
-    number = entries[-1].number + 1 if entries else 1
     previous = entries[-1].hash if entries else GENESIS
-    time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    text = canonical(body)
-    row = (number, time, kind, text, previous, hash_of(number, time, kind, text, previous))
+    new = Entry.after(len(entries), previous, kind, body)
+    row = (new.number, new.time, new.kind, canonical(new.body), new.previous, new.hash)
     connection.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", row)
-    # Parsed again, so that what is in memory is what the next opening will read.
-    return Entry(number, time, kind, json.loads(text), previous, row[-1])
+    return new
 
 
 def _chain(folder: Path, connection: sqlite3.Connection) -> Iterator[Entry]:
@@ -236,13 +213,17 @@ def _check_files(folder: Path) -> None:
 
 def _check_database(folder: Path, connection: sqlite3.Connection) -> None:
     path = folder / DATABASE
-    found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql <> ''")}
+    found = _schema_of(connection)
     if not found:
         raise LedgerError(
             f"expected the tables of a privacy ledger in {path} and found an empty database: it "
             f"was truncated; put back the ledger as it last was"
         )
-    if found != set(_SCHEMA):
+    with closing(sqlite3.connect(":memory:")) as new:
+        for statement in _SCHEMA:
+            new.execute(statement)
+        expected = _schema_of(new)
+    if found != expected:
         raise LedgerError(
             f"expected the tables and triggers of a privacy ledger in {path} and found others: "
             f"somebody worked on it; put back the ledger as it last was"
@@ -250,6 +231,10 @@ def _check_database(folder: Path, connection: sqlite3.Connection) -> None:
     ((verdict,), *_) = connection.execute("PRAGMA quick_check(1)")
     if verdict != "ok":
         raise _damaged(path, " ".join(verdict.split()))
+
+
+def _schema_of(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
 
 
 def _check_anchor(folder: Path, anchor: tuple[int, str], entries: list[Entry]) -> None:
@@ -265,21 +250,6 @@ def _check_anchor(folder: Path, anchor: tuple[int, str], entries: list[Entry]) -
             f"expected entry {number} to have the hash in the anchor {folder / ANCHOR} and found "
             f"another: ledger and anchor are not of one history; put back both as they last were"
         )
-
-
-def _read_anchor(folder: Path) -> tuple[int, str]:
-    path = folder / ANCHOR
-    found = re.fullmatch(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64})\n", path.read_bytes())
-    if found is None:
-        raise LedgerError(
-            f"expected '<number> <hash>' in the anchor {path} and found something else: it is "
-            f"damaged; put it back as it last was"
-        )
-    return int(found[1]), found[2].decode()
-
-
-def _write_anchor(folder: Path, entry: Entry) -> None:
-    write_atomic(folder / ANCHOR, f"{entry.number} {entry.hash}\n".encode())
 
 
 @contextmanager
@@ -313,6 +283,14 @@ def _named_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(folder) from error
         raise LedgerError(f"the privacy ledger {path} cannot be used: {error}") from error
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError) as error:  # bytes where a text or a number was
+        raise _damaged(folder / DATABASE, type(error).__name__) from error
 
 
 def _damaged(path: Path, found: str) -> LedgerError:

@@ -20,6 +20,7 @@ from threading import Thread
 from types import FrameType
 
 from client.connection import Connection, load_connection
+from client.redaction import install
 from common import outbound
 from common.supervisor import PARENT, end_with_parent, run_and_end
 
@@ -139,8 +140,9 @@ def main() -> None:
     """Entry point of `python -m client.relay`."""
     end_with_parent()
     outbound.switch_off()
-    log.addHandler(logging.StreamHandler())  # and not the root: Flower's logger has its own
-    log.setLevel(logging.INFO)
+    # An operator needs the lines of Flower and its web server (connected, run, sent), and no patient is
+    # in them: none comes here. Their errors may hold what others said: those are in words, like ours.
+    install(logging.INFO, "flwr", "uvicorn")
     words = argparse.ArgumentParser(prog="client.relay")
     words.add_argument("process", choices=("supernode", "executor"))
     words.add_argument("--connection", type=Path, required=True)

@@ -39,6 +39,16 @@ RELEASES = (
         "public",
         "the ledger holds public constants and times, no figure of a patient",
     ),
+    (
+        "a hash for the site policy with each reply",
+        "public",
+        "of the egress log's entry that approved it, which also holds a random name",
+    ),
+    (
+        "whether a score histogram is suppressed",
+        "NOT covered",
+        "one bit: whether both classes have the policy's smallest group of validation patients",
+    ),
     ("the hello (the hospital's name)", "public", "the name is on the study's roster"),
     (
         "refusal codes, and not answering",

@@ -3,7 +3,8 @@
 Flower's own process would unpack the bundle, put it first on the import path and run what it names.
 Here nothing of a bundle is ever unpacked: the ClientApp is the installed one, and a bundle that is not
 the one of this very version is refused by its hash. Nor does the text of an exception reach the
-SuperNode, which would send it on (FLOWER.md 4e).
+SuperNode, which would send it on (FLOWER.md 4e): the reply is made by client/app.py, and whatever fails
+here ends this process, which pushes nothing.
 """
 
 import logging
@@ -24,8 +25,8 @@ from flwr.supernode.runtime.run_clientapp import (
     push_task_output,
 )
 
-from client.app import app
-from common import messages, records
+from client.app import app, reply_to
+from common import messages
 from common.bundle import bundle_hash
 from common.errors import VersionError
 
@@ -65,4 +66,4 @@ def refusal(message: Message, found: str) -> Message:
         f"coordinator and hospital must run the same version of intramural"
     )
     log.warning("refused: %s: %s", error.code, error)
-    return Message(records.to_records(messages.Refusal.of(error)), reply_to=message)
+    return reply_to(message, messages.Refusal.of(error))

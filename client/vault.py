@@ -1,27 +1,32 @@
 """The vault: the process that sees the patients and has no network.
 
     request ─> policy ─> inbound model ─> price ─> ledger.reserve ─> evaluate ─> train
-                                                    reply <─ ledger.seal <─ egress <──┘
+                                     reply <─ egress.release <─ ledger.seal <────┘
 
-Bytes of one typed request in, bytes of one typed reply out; nothing else passes, and no exception.
-What a hospital may say about a failure is a code and a fixed text; the reason stays in its own log.
+Bytes of one typed request in, bytes of one typed reply out, and nothing else passes. What a hospital
+may say about a failure is a code and a fixed text; the reason stays in its own log.
 """
 
 import logging
+from datetime import datetime
+from typing import Any
 
-from client import egress
 from client.data import Cohort, open_cohort
+from client.egress import Allowed, large_enough, release
+from client.egress_log import EgressLog
 from client.evidence import keep_scores, noised_histogram
-from client.ledger import Ledger, Reservation
-from client.policy import SitePolicy, permit
+from client.expected import allowed_answer, check_model
+from client.ledger import Account, Ledger, Spend
+from client.policy import Permit, SitePolicy, check_hours, permit
 from client.privacy.budget import price
 from client.privacy.randomness import RandomStream
+from client.redaction import in_words
 from client.terms import terms_of
 from client.training import Execution, evaluate, load_model, train, trained_arrays
 from common import arrays, messages
 from common.errors import InternalError, IntramuralError, MessageError
 from common.messages import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
-from common.model_spec import model_spec, update_spec
+from common.metrics import patients_per_class
 from common.protocol import Images, StudyProtocol, parse_protocol
 
 log = logging.getLogger("intramural.vault")
@@ -32,71 +37,90 @@ class Vault:
 
     def __init__(self, policy: SitePolicy) -> None:
         self.policy = policy
+        self._egress = EgressLog(policy.state)
         self._cohorts: dict[Images, Cohort] = {}
 
     def handle(self, frame: bytes) -> bytes:
-        """The frame of the reply, or of the coded refusal, to the request in `frame`. Never raises."""
+        """The frame of the reply, or of the coded refusal, to the request in `frame`.
+
+        Raises nothing but EgressError: what cannot be written into the egress log does not leave.
+        """
         try:
+            approval = self._egress.approval_of(self.policy.digest).hash
             request = messages.decode(frame)
             if isinstance(request, messages.HelloRequest):
-                return egress.release(messages.HelloReply(hospital=self.policy.hospital), {})
+                hello = messages.HelloReply(hospital=self.policy.hospital)
+                return self._release(messages.encode(hello))
             if isinstance(request, TrainRequest | EvaluateRequest):
-                return self._answer(request)
+                return self._release(*self._answer(request, approval))
             raise MessageError(f"a {request.kind} is not a request")
         except IntramuralError as error:
-            log.warning("refused: %s: %s", error.code, error)
-            return egress.release(messages.Refusal.of(error), {})
-        except Exception:
-            log.exception("unexpected error")
-            return egress.release(messages.Refusal.of(InternalError()), {})
+            log.warning("refused: %s: %s", error.code, in_words(error))
+            return self._release(messages.encode(messages.Refusal.of(error)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust's panics are no Exception
+            log.error("unexpected error: %s", in_words(error))
+            return self._release(messages.encode(messages.Refusal.of(InternalError())))
 
-    def _answer(self, request: TrainRequest | EvaluateRequest) -> bytes:
+    def _release(self, frame: bytes, allowed: Allowed | None = None) -> bytes:
+        return release(frame, self.policy.hospital, allowed, self._egress)
+
+    def _answer(
+        self, request: TrainRequest | EvaluateRequest, approval: str
+    ) -> tuple[bytes, Allowed]:
         protocol = parse_protocol(request.protocol)
         training = isinstance(request, TrainRequest)
-        permit(protocol, self.policy, request.round, training=training)
-        arrays.check(request.arrays, model_spec(protocol))  # before any patient file is opened
-        key = messages.fingerprint(request)
+        permitted = permit(protocol, self.policy, request.round, training=training)
+        check_model(request.arrays, protocol)  # before any patient file is opened
+        key, study = messages.fingerprint(request), protocol.digest
         with Ledger.open(self.policy.state) as ledger:
-            if (sealed := ledger.sealed_reply(key)) is not None:
-                return sealed  # the same question never trains, and never spends, twice
-            terms = terms_of(protocol, self.policy)
-            reservation = ledger.pending(key)
-            if reservation is None or reservation.terms != terms:
-                cap = self.policy.max_epsilon
-                spends = price(protocol, request.round, ledger, cap, training=training)
-                reservation = ledger.reserve(key, protocol.digest, request.round, spends, terms)
-            previous = ledger.previous_head(protocol.digest)
-            reply = self._work(request, protocol, reservation, previous)
-            frame = egress.release(reply, update_spec(protocol))
-            ledger.seal(key, frame)
-            return frame
+            # The same question never trains, and never spends, twice.
+            if (sealed := ledger.sealed_reply(key)) is None:
+                check_hours(self.policy, datetime.now().astimezone())
+                terms = terms_of(protocol, self.policy)
+                reservation = ledger.pending(key)
+                if reservation is None or reservation.terms != terms:
+                    spends = price(protocol, request.round, ledger, permitted, training=training)
+                    reservation = ledger.reserve(key, study, request.round, spends, terms)
+                answer = {
+                    "study": study,
+                    "round": request.round,
+                    "request": key,
+                    "ledger_head": reservation.head,
+                    "previous_head": ledger.previous_head(study),
+                    "policy": approval,
+                }
+                reply = self._work(request, protocol, permitted, reservation.spends, answer)
+                sealed = messages.encode(reply)
+                ledger.seal(key, sealed, self._egress.head)
+            spent = ledger.spends("training", study)
+            return sealed, allowed_answer(protocol, self.policy.hospital, request.round, spent)
 
     def _work(
         self,
         request: TrainRequest | EvaluateRequest,
         protocol: StudyProtocol,
-        reservation: Reservation,
-        previous_head: str | None,
+        permitted: Permit,
+        spends: dict[Account, Spend],
+        answer: dict[str, Any],
     ) -> TrainReply | EvaluateReply:
         study, server_round, hospital = protocol.digest, request.round, self.policy.hospital
-        spends = reservation.spends
         cohort = self._cohort(protocol.images)
         execution = Execution.of(self.policy)
         stream = RandomStream.of(self.policy.noise_seed, study, hospital, server_round)
         model = load_model(protocol, request.arrays, execution.device)
-        histogram = None
+        released = None
         if "validation" in spends:
             scores = evaluate(model, cohort.validation, protocol.evaluation, execution.device)
             keep_scores(self.policy.state, study, server_round - 1, scores)  # never leaves
-            histogram = noised_histogram(scores, spends["validation"], stream)
-        answer = {
-            "study": study,
-            "round": server_round,
-            "request": reservation.request,
-            "ledger_head": reservation.head,
-            "previous_head": previous_head,
-            "histogram": histogram,
-            "histogram_noise": spends["validation"].noise_multiplier if histogram else None,
+            patients = patients_per_class(scores.label, scores.patient)
+            if large_enough(patients, permitted.smallest_group):
+                released = noised_histogram(scores, spends["validation"], stream)
+        answer |= {
+            "histogram": released,
+            "histogram_noise": spends["validation"].noise_multiplier if released else None,
+            "suppressed": "validation" in spends and released is None,
         }
         if isinstance(request, EvaluateRequest):
             return EvaluateReply.model_validate(answer)

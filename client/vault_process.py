@@ -14,8 +14,10 @@ from threading import Event, Timer
 from types import FrameType
 
 from client import walls
+from client.egress_log import EgressLog
 from client.ledger import Ledger
-from client.policy import SitePolicy, load_policy
+from client.policy import SitePolicy, load_policy, permit_of
+from client.redaction import install, withhold_prints
 from common import outbound
 from common.errors import EXIT_REFUSED, HospitalError, IntramuralError
 from common.files import locked
@@ -36,7 +38,9 @@ def main(site: Path) -> None:
 
     A host that does not let the process leave its network is warned about and served all the same
     (`intramural-client check` shows it). HospitalError without a socket in the policy or with an
-    unknown relay-user; RunError when a vault works on this state already; PolicyError; ChannelError.
+    unknown relay-user; UnapprovedPolicyError when the policy is not, byte for byte, the one that the
+    hospital approved, EgressError without an egress log; RunError when a vault works on this state
+    already; PolicyError; ChannelError.
     """
     policy = load_policy(site)
     if policy.socket is None:
@@ -47,6 +51,7 @@ def main(site: Path) -> None:
     relay = None if policy.relay_user is None else walls.uid_of(policy.relay_user)
     if has_network:
         _leave_network(relay)
+    EgressLog(policy.state).approval_of(policy.digest)
     with locked(policy.state / LOCK):
         from client import channel
         from client.vault import Vault
@@ -67,7 +72,8 @@ def run() -> None:
     words.add_argument("--user", help="whom to become, started as root")
     given = words.parse_args()
     outbound.switch_off()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    install(logging.INFO)
+    withhold_prints()
     try:
         if given.user is not None:
             _leave_network(None)
@@ -105,7 +111,7 @@ def _warm_up(policy: SitePolicy, protocol_file: Path) -> None:
         protocol = load_protocol(protocol_file)
         if protocol.digest in policy.approved_studies:
             with Ledger.read(policy.state) as ledger:
-                study_noise(protocol, ledger, policy.max_epsilon)
+                study_noise(protocol, ledger, permit_of(policy))
     except IntramuralError as error:
         log.info("nothing to prepare for: %s", error)
 

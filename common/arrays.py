@@ -24,6 +24,12 @@ def check(arrays: Mapping[str, NDArray[np.generic]], spec: Spec) -> None:
 
     The first deviation is named. This is run on everything that arrives, at either end.
     """
+    check_spec(arrays, spec)
+    check_finite(arrays)
+
+
+def check_spec(arrays: Mapping[str, NDArray[np.generic]], spec: Spec) -> None:
+    """The first half of `check`: names, order, shapes and dtype."""
     if list(arrays) != list(spec):
         missing = [name for name in spec if name not in arrays]
         extra = [name for name in arrays if name not in spec]
@@ -37,6 +43,11 @@ def check(arrays: Mapping[str, NDArray[np.generic]], spec: Spec) -> None:
             raise ModelError(f"array '{name}' has dtype {array.dtype}, expected float32")
         if array.shape != shape:
             raise ModelError(f"array '{name}' has shape {array.shape}, expected {shape}")
+
+
+def check_finite(arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """The second half of `check`: every value is finite."""
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ModelError(f"array '{name}' holds a value that is not finite")
 

@@ -6,7 +6,10 @@ IntramuralError                 code             may be said over the wire
 │   ├── UnknownStudyError       E-POLICY-STUDY   ... has not approved this study protocol
 │   ├── RoundError              E-POLICY-ROUNDS  ... the study has no such round
 │   ├── BudgetError             E-POLICY-BUDGET  ... the privacy budget does not cover it
-│   └── RehearsalOnlyError      E-POLICY-REHEARSAL  ... allows it in a rehearsal only
+│   ├── RehearsalOnlyError      E-POLICY-REHEARSAL  ... allows it in a rehearsal only
+│   ├── LimitError              E-POLICY-LIMITS  ... the request exceeds a limit of the policy
+│   ├── HoursError              E-POLICY-HOURS   ... does not compute at this hour
+│   └── UnapprovedPolicyError   E-POLICY-CHANGED ... was changed and not approved since
 ├── MessageError                E-MESSAGE        the message is malformed or too large
 ├── ModelError                  E-MODEL          the model does not fit the study protocol
 ├── DataError                   E-DATA           the hospital's data cannot be used
@@ -70,6 +73,21 @@ class BudgetError(PolicyError):
 class RehearsalOnlyError(PolicyError):
     code = "E-POLICY-REHEARSAL"
     public_text = "the hospital allows this request in a rehearsal only"
+
+
+class LimitError(PolicyError):
+    code = "E-POLICY-LIMITS"
+    public_text = "the request exceeds a limit of the hospital's policy"
+
+
+class HoursError(PolicyError):
+    code = "E-POLICY-HOURS"
+    public_text = "the hospital does not compute at this hour"
+
+
+class UnapprovedPolicyError(PolicyError):
+    code = "E-POLICY-CHANGED"
+    public_text = "the hospital's policy was changed and not approved since"
 
 
 class MessageError(IntramuralError):

@@ -34,6 +34,7 @@ from safetensors.numpy import load, save
 from common.arrays import Arrays
 from common.errors import IntramuralError, MessageError
 from common.files import sha256
+from common.weights import named_once
 
 MAGIC = b"INTRAM01"
 MAX_HEADER_BYTES = 1 << 20
@@ -49,7 +50,7 @@ HISTOGRAM_BINS = 16
 LARGEST_VALUE = 1e9
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Round = Annotated[int, Field(ge=1)]
+Round = Annotated[int, Field(ge=1, le=10**9)]
 Noise = Annotated[float, Field(ge=0, le=LARGEST_VALUE, allow_inf_nan=False)]
 
 
@@ -134,8 +135,12 @@ class _Answer(_Message):
 
     `ledger_head` is the hash of the ledger's entry under which this answer was paid for,
     `previous_head` that of the hospital's answer before it in this study, None for the first: by
-    this chain a coordinator notices a ledger that was set back. `histogram_noise` is the standard
-    deviation of the noise in a cell of the histogram, None without a histogram.
+    this chain a coordinator notices a ledger that was set back. `policy` is the hash of the entry in
+    the hospital's egress log with which it approved the site policy in force: it says nothing, and
+    fixes everything, about that policy. `histogram` holds the released scores of the received model,
+    (2, bins); None in a round in which the protocol does not evaluate, and where `suppressed` says
+    that the hospital has too few patients in a class. `histogram_noise` is the standard deviation of
+    the noise in a cell of it, None without a histogram.
     """
 
     study: Hex
@@ -143,26 +148,23 @@ class _Answer(_Message):
     request: Hex
     ledger_head: Hex
     previous_head: Hex | None
+    policy: Hex
+    histogram: Histogram | None
     histogram_noise: Noise | None
+    suppressed: bool
 
 
 class TrainReply(_Answer):
-    """`arrays` is the update; `histogram` the released scores of the received model, (2, bins).
-
-    None in a round in which the protocol does not evaluate. `noise_multiplier` is this hospital's
-    own: a site policy that is stricter than the protocol makes it larger, and the public weight
-    smaller.
-    """
+    """`arrays` is the update. `noise_multiplier` is this hospital's own: a site policy that is
+    stricter than the protocol makes it larger, and the public weight smaller."""
 
     kind: Literal["train-reply"] = "train-reply"
-    histogram: Histogram | None
     noise_multiplier: Noise
     carries_arrays: ClassVar[bool] = True
 
 
 class EvaluateReply(_Answer):
     kind: Literal["evaluate-reply"] = "evaluate-reply"
-    histogram: Histogram
 
 
 class Refusal(_Message):
@@ -189,7 +191,7 @@ def build(header: str, arrays: Arrays) -> Message:
     if len(header) > MAX_HEADER_BYTES:
         raise MessageError(f"header of {len(header)} bytes, at most {MAX_HEADER_BYTES} allowed")
     try:
-        fields: Any = json.loads(header)
+        fields: Any = json.loads(header, object_pairs_hook=named_once)
         if not isinstance(fields, dict) or "arrays" in fields:
             raise MessageError("the header is not an object of header fields")
         message = _ANY.validate_python({**fields, "arrays": arrays})
@@ -236,10 +238,20 @@ def decode(frame: bytes) -> Message:
         raise MessageError(f"header of {length} bytes does not fit the frame")
     try:
         header = frame[start : start + length].decode()
-        arrays: Arrays = load(frame[start + length :])
-    except (UnicodeDecodeError, SafetensorError, KeyError, ValueError) as error:
+        arrays = _arrays(frame[start + length :])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:  # Unicode's included
         raise MessageError("the frame's content cannot be read") from error
     return build(header, arrays)
+
+
+def _arrays(section: bytes) -> Arrays:
+    """The arrays of a safetensors section, whose library takes the last of two of one name."""
+    length = int.from_bytes(section[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"a safetensors header of {length} bytes")
+    json.loads(section[8 : 8 + length], object_pairs_hook=named_once)
+    arrays: Arrays = load(section)
+    return arrays
 
 
 def fingerprint(message: Message) -> str:

@@ -83,6 +83,15 @@ class Scores:
         )
 
 
+def patients_per_class(label: NDArray[np.int64], patient: NDArray[np.int64]) -> tuple[int, int]:
+    """Patients with at least one image of the class, negative and positive; some are in both.
+
+    label: (n,), 0 or 1; patient: (n,), whose image it is.
+    """
+    negative, positive = (np.unique(patient[label == c]).size for c in (0, 1))
+    return int(negative), int(positive)
+
+
 def auroc(scores: Scores) -> float | None:
     """Area under the ROC curve, 0..1, every image counting once, ties half; None for one class."""
     from sklearn.metrics import roc_auc_score

@@ -5,45 +5,38 @@ and every refusal is one sentence. Its canonical SHA-256 digest is the study's i
 order and formatting of the file do not change it, any value does.
 """
 
-import difflib
-import hashlib
-import json
-import tomllib
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from common.documents import (
+    Document,
+    Name,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    canonical_digest,
+    first_problem,
+    kebab,
+    shown,
+    tables_of,
+)
 from common.errors import ProtocolError
 
 MAX_TEXT_BYTES = 256 * 1024  # a protocol is a few kilobytes; what arrives is bounded before parsing
-_MOST_SHOWN = 200  # characters of a refused value or a parser's message in an error
 
-# Names become folder names, table rows and log words, so they stay plain.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 # A DNS name, an IPv4 or an IPv6 address, in lower case; what is not one fails when it is dialled.
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?$")]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
 
 Trainable = Literal["all", "norm-and-head", "head"]
 
 
-def kebab(name: str) -> str:
-    """The name of a field as it is written in a TOML file."""
-    return name.replace("_", "-")
+class _Section(Document):
+    """A table of the protocol, with strict types."""
 
-
-class _Section(BaseModel):
-    """A table of the protocol: immutable, strict types, no unknown keys, kebab-case names."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=kebab, populate_by_name=True
-    )
+    model_config = ConfigDict(strict=True)
 
 
 class Images(_Section):
@@ -140,6 +133,8 @@ class Aggregation(_Section):
     With `ema`, the study's result is not the last global model but an exponential moving average
     of the models after each round, the last one weighing 1, the one before it `ema`, and so on;
     training goes on from the last one. It averages over the rounds' noise and costs no privacy.
+    With `max_share` no hospital makes up more than that share of an average; what is above it goes
+    to the others in proportion to their weights.
     """
 
     strategy: Literal[
@@ -147,6 +142,7 @@ class Aggregation(_Section):
     ] = "fedavg"
     weights: Literal["inverse-variance", "cohort", "uniform"] = "inverse-variance"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
     proximal_mu: NonNegativeFloat | None = None
     server_learning_rate: PositiveFloat | None = None
     server_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -160,7 +156,7 @@ class Aggregation(_Section):
     def _settings_of_this_strategy(self) -> "Aggregation":
         allowed = STRATEGY_SETTINGS[self.strategy]
         for name in type(self).model_fields:
-            if name in ("strategy", "weights", "ema") or getattr(self, name) is None:
+            if name in ("strategy", "weights", "ema", "max_share") or getattr(self, name) is None:
                 continue
             if name not in allowed:
                 known = ", ".join(kebab(n) for n in allowed) or "none"
@@ -168,6 +164,10 @@ class Aggregation(_Section):
                     f"aggregation.{kebab(name)} is not a setting of '{self.strategy}' "
                     f"(its settings: {known})"
                 )
+        if self.max_share is not None and self.strategy in UNWEIGHTED:
+            raise ValueError(
+                f"aggregation.max-share caps the weights of hospitals, and '{self.strategy}' has none"
+            )
         return self
 
 
@@ -181,6 +181,7 @@ STRATEGY_SETTINGS: dict[str, tuple[str, ...]] = {
     "fedtrimmedavg": ("trimmed_fraction",),
     "krum": ("malicious_hospitals",),
 }
+UNWEIGHTED = ("fedmedian", "fedtrimmedavg", "krum")  # strategies for which all hospitals are equal
 
 
 class Participation(_Section):
@@ -264,6 +265,12 @@ class StudyProtocol(_Section):
                 raise ValueError(
                     f"participation.mandatory names '{name}', which is not among the hospitals"
                 )
+        share = self.aggregation.max_share
+        if share is not None and share * len(names) < 1:
+            raise ValueError(
+                f"aggregation.max-share is {share:g} but the shares of {len(names)} hospital(s) must "
+                f"add up to 1: at least 1/{len(names)}"
+            )
         largest = max(hospital.nominal_patients for hospital in self.hospitals)
         if self.privacy.mechanism != "none" and self.privacy.delta * largest >= 0.1:
             raise ValueError(
@@ -305,20 +312,10 @@ class StudyProtocol(_Section):
             f"(it names {', '.join(self.hospital_names)})"
         )
 
-    def to_toml(self) -> str:
-        """The protocol as text that `parse_protocol` reads back to an equal protocol."""
-        return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True, mode="json"))
-
 
 @lru_cache(maxsize=64)
 def _digest(protocol: StudyProtocol) -> str:
-    canonical = json.dumps(
-        protocol.model_dump(by_alias=True, exclude_none=True, mode="json"),
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return canonical_digest(protocol)
 
 
 @lru_cache(maxsize=8)
@@ -327,13 +324,13 @@ def parse_protocol(text: str) -> StudyProtocol:
     try:
         if len(text.encode()) > MAX_TEXT_BYTES:
             raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
-        return StudyProtocol.model_validate(tomllib.loads(text))
+        return StudyProtocol.model_validate(tables_of(text), by_name=False)
     except ValidationError as error:
         raise ProtocolError(first_problem(error, StudyProtocol)) from error
-    # Not only TOMLDecodeError: the text comes over the wire, and tomllib also fails on deep nesting,
-    # on integers of thousands of digits and on half a surrogate pair.
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the protocol is not valid TOML: {_shown(error)}") from error
+    # Not only TOMLDecodeError: the text comes over the wire, and tomllib also fails on integers of
+    # thousands of digits and on half a surrogate pair.
+    except ValueError as error:
+        raise ProtocolError(f"the protocol is not valid TOML: {shown(error)}") from error
 
 
 def load_protocol(path: Path) -> StudyProtocol:
@@ -342,40 +339,3 @@ def load_protocol(path: Path) -> StudyProtocol:
         return parse_protocol(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ProtocolError(f"cannot read the protocol {path}: {error}") from error
-
-
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the first problem that pydantic found in a document of type `model`."""
-    # An unknown key first: a misspelt key also shows up as a missing one, and the hint helps more.
-    problem = min(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in problem["loc"]) or model.__name__
-    found = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        key = str(problem["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(set(_known_keys(model))), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"unknown key '{_shown(where)}'{hint}"
-    if problem["type"] == "missing":
-        return f"'{where}' is missing"
-    if problem["type"] == "value_error":
-        return _shown(problem["msg"].removeprefix("Value error, "))
-    # pydantic writes "Input should be ...", "String should match ...", "Tuple should have ...".
-    return f"'{where}' is {_shown(found, repr)} but must {problem['msg'].partition(' should ')[2]}"
-
-
-def _shown(value: object, form: Callable[[object], str] = str) -> str:
-    """`value` in a sentence: on one line and not endless, whatever was sent."""
-    try:
-        text = " ".join(form(value).split())
-    except ValueError:  # Python does not print integers of thousands of digits
-        return "a huge number"
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
-
-
-def _known_keys(model: type[BaseModel]) -> Iterator[str]:
-    for field in model.model_fields.values():
-        if field.alias:
-            yield field.alias
-        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _known_keys(part)

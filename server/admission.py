@@ -6,12 +6,39 @@ import numpy as np
 
 from common import arrays, messages
 from common.arrays import Spec
+from common.bounds import largest_norm
 from common.errors import ModelError
 from common.messages import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
+from common.protocol import StudyProtocol
+from server.noise import possible_histogram_noise, possible_noise
 
 Reply = TrainReply | EvaluateReply
 
 ROLLBACK = "E-REPLY-ROLLBACK"
+ROSTER = "E-REPLY-ROSTER"
+BYTES = "E-REPLY-BYTES"
+
+# Why a reply is not used, in the order in which it is looked at: the first that holds counts. A
+# hospital's own refusal keeps its own code, and the first two are found before a reply is opened.
+REASONS = {
+    ROSTER: "it came from another node than the one that was asked",
+    BYTES: "it was larger than an answer in this study can be",
+    "E-REPLY-KIND": "it was an answer to something else",
+    "E-REPLY-STUDY": "it was an answer in another study",
+    "E-REPLY-LATE": "it was an answer to another round",
+    "E-REPLY-REQUEST": "it was an answer to another model",
+    "E-REPLY-HISTOGRAM": "its scores are not what the protocol asks for",
+    "E-REPLY-NOISE": "no hospital of this study can have added the noise that it states",
+    ROLLBACK: "the hospital's privacy ledger was set back",
+    "E-REPLY-ARRAYS": "the update has other names, shapes or types than the model",
+    "E-REPLY-FINITE": "the update holds a value that is not a number",
+    "E-REPLY-SIZE": "the update holds an absurdly large value",
+    "E-REPLY-NORM": "the update is larger than an honest one with the stated noise can be",
+}
+
+# Bytes of an answer: so many times the largest that the study has, and some more, which Flower's format
+# takes, and which leaves a small mistake in a small model its own name.
+MOST_TIMES, MOST_MORE = 1.1, 4096
 
 
 class NotAdmitted(Exception):  # noqa: N818  (the name reads as what happened to the reply)
@@ -24,17 +51,48 @@ class NotAdmitted(Exception):  # noqa: N818  (the name reads as what happened to
 
 @dataclass(frozen=True)
 class Question:
-    """What a round asked, and so what an answer must be.
+    """What a round of the study `protocol` asked, and so what an answer must be.
 
-    `key` is the request's fingerprint, `study` the protocol's digest; `evaluates` says whether an
-    answer holds a histogram.
+    `key` is the request's fingerprint, `update_spec` what an update of the study looks like.
     """
 
+    protocol: StudyProtocol
     request: TrainRequest | EvaluateRequest
     key: str
-    study: str
     update_spec: Spec
-    evaluates: bool
+
+    @classmethod
+    def of(
+        cls, protocol: StudyProtocol, request: TrainRequest | EvaluateRequest, update_spec: Spec
+    ) -> "Question":
+        return cls(protocol, request, messages.fingerprint(request), update_spec)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the protocol asks for scores."""
+        return self.protocol.evaluates(self.request.round)
+
+
+def most_bytes(update_spec: Spec) -> int:
+    """Bytes that an answer in a study with this update may have.
+
+    The largest answer is an update with a histogram; a refusal and an evaluation are far smaller.
+    """
+    digits, digest = 1 / 3, "0" * 64  # as long as they get
+    whole = TrainReply(
+        study=digest,
+        round=100_000,
+        request=digest,
+        ledger_head=digest,
+        previous_head=digest,
+        policy=digest,
+        histogram=((digits,) * messages.HISTOGRAM_BINS,) * 2,
+        histogram_noise=digits,
+        suppressed=False,
+        noise_multiplier=digits,
+        arrays={name: np.zeros(shape, np.float32) for name, shape in update_spec.items()},
+    )
+    return int(len(messages.encode(whole)) * MOST_TIMES) + MOST_MORE
 
 
 @dataclass(frozen=True)
@@ -61,47 +119,65 @@ class Past:
         return not self.set_back and previous is not None and previous not in self.heads
 
 
-def admit(reply: messages.Message, question: Question, past: Past) -> Reply:
-    """`reply` if it answers `question` as the protocol says; NotAdmitted otherwise.
+def admit(reply: messages.Message, hospital: str, question: Question, past: Past) -> Reply:
+    """`reply` of `hospital` if it answers `question` as the protocol says; NotAdmitted otherwise.
 
-    Checked in this order: a refusal by the hospital (its own code), kind, study, round, request,
-    the histogram, the ledger's head, and for an update names, shapes, dtype and that every value is
-    finite and at most `messages.LARGEST_VALUE`. Flower's own FedAvg averages NaN, infinite and
-    broadcast arrays without a word (THREATS.md T8).
+    Flower's own FedAvg averages NaN, infinite and broadcast arrays without a word (THREATS.md T8).
     """
     if isinstance(reply, messages.Refusal):
         raise NotAdmitted(reply.code)
     wanted = TrainReply if isinstance(question.request, TrainRequest) else EvaluateReply
     if not isinstance(reply, wanted):
         raise NotAdmitted("E-REPLY-KIND")
-    if reply.study != question.study:
+    if reply.study != question.protocol.digest:
         raise NotAdmitted("E-REPLY-STUDY")
     if reply.round != question.request.round:
         raise NotAdmitted("E-REPLY-LATE")
     if reply.request != question.key:
         raise NotAdmitted("E-REPLY-REQUEST")
-    if not _has_the_histogram(reply, question.evaluates):
+    if not _judges_as_asked(reply, question.evaluates):
         raise NotAdmitted("E-REPLY-HISTOGRAM")
+    if not _can_be_so_noisy(reply, question.protocol):
+        raise NotAdmitted("E-REPLY-NOISE")
     if not past.continued_by(reply.previous_head):
         raise NotAdmitted(ROLLBACK)
     if isinstance(reply, TrainReply):
-        try:
-            arrays.check(reply.arrays, question.update_spec)
-        except ModelError as error:
-            raise NotAdmitted("E-REPLY-ARRAYS") from error
-        if any(
-            np.abs(array).max(initial=0) > messages.LARGEST_VALUE for array in reply.arrays.values()
-        ):
-            raise NotAdmitted("E-REPLY-SIZE")
+        _check_update(reply, hospital, question)
     return reply
 
 
-def _has_the_histogram(reply: Reply, evaluates: bool) -> bool:
-    """Whether `reply` has a usable histogram and its noise exactly where the protocol evaluates."""
-    if not evaluates:
-        return reply.histogram is None and reply.histogram_noise is None
+def _judges_as_asked(reply: Reply, evaluates: bool) -> bool:
+    """Whether `reply` has a usable histogram with its noise, or says that it is suppressed, exactly where
+    the protocol evaluates."""
+    has_noise = reply.histogram_noise is not None
+    if reply.histogram is None:
+        return not has_noise and reply.suppressed is evaluates
     return (
-        reply.histogram is not None
-        and reply.histogram_noise is not None
-        and messages.is_histogram(reply.histogram)
+        evaluates and has_noise and not reply.suppressed and messages.is_histogram(reply.histogram)
     )
+
+
+def _can_be_so_noisy(reply: Reply, protocol: StudyProtocol) -> bool:
+    scores = reply.histogram_noise
+    if scores is not None and not possible_histogram_noise(protocol, scores):
+        return False
+    return not isinstance(reply, TrainReply) or possible_noise(protocol, reply.noise_multiplier)
+
+
+def _check_update(reply: TrainReply, hospital: str, question: Question) -> None:
+    """NotAdmitted unless the update has the form of the model and values that an honest one can have."""
+    update, protocol = reply.arrays, question.protocol
+    try:
+        arrays.check_spec(update, question.update_spec)
+    except ModelError as error:
+        raise NotAdmitted("E-REPLY-ARRAYS") from error
+    try:
+        arrays.check_finite(update)
+    except ModelError as error:
+        raise NotAdmitted("E-REPLY-FINITE") from error
+    if any(np.abs(array).max(initial=0) > messages.LARGEST_VALUE for array in update.values()):
+        raise NotAdmitted("E-REPLY-SIZE")
+    nominal = protocol.hospital(hospital).nominal_patients
+    values = sum(array.size for array in update.values())
+    if arrays.norm(update) > largest_norm(protocol, nominal, reply.noise_multiplier, values):
+        raise NotAdmitted("E-REPLY-NORM")

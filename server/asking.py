@@ -7,34 +7,32 @@ closes when all have answered, at the deadline, or, once there are enough, when 
 connected still owes an answer.
 """
 
-import math
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event
-from typing import Literal, Protocol
+from typing import Protocol
 
-import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import messages, records
-from common.arrays import Arrays, Spec
-from common.errors import ChannelError, MessageError
-from common.messages import EvaluateRequest, TrainReply, TrainRequest
-from common.protocol import Participation, StudyProtocol
-from server.admission import ROLLBACK, NotAdmitted, Past, Question, Reply, admit
+from common.arrays import Spec
+from common.errors import HoursError, MessageError
+from common.messages import EvaluateRequest, TrainRequest
+from common.protocol import StudyProtocol
+from server.admission import BYTES, ROSTER, NotAdmitted, Question, admit, most_bytes
+from server.answers import NODE_ERROR, Answers, past_of, record_of
 from server.checkpoint import RoundRecord
 
-NODE_ERROR = "E-NODE"  # Flower's own error reply: the node died, or its app did
-PASSING = (NODE_ERROR, ChannelError.code)  # what may be over when the hospital is asked again
+log = logging.getLogger("intramural.asking")
+
 ERROR_PAUSE_SECONDS = 5.0
 # So long after its round a reply is still heard, to be named. Afterwards Flower drops the question, so
 # that a hospital that comes back does not train, and pay, for a round that is closed.
 LATE_SECONDS = 60.0
 MOST_POLL_SECONDS = 1.0  # between two looks for replies, when nothing has come for half a minute
-
-Missed = Literal["quorum-missed", "mandatory-missing"]
 
 
 @dataclass(frozen=True)
@@ -57,38 +55,21 @@ class Observer(Protocol):
     def round_closed(self, record: RoundRecord) -> None: ...
 
 
-@dataclass
-class Answers:
-    """What came back: admitted replies, and the code for each hospital whose reply was not."""
-
-    replies: dict[str, Reply] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    late: dict[str, int] = field(default_factory=dict)  # hospital -> the earlier round it answered
-
-    def updates(self) -> tuple[dict[str, Arrays], dict[str, float]]:
-        """The update and the noise multiplier of each hospital that sent one."""
-        trained = {h: r for h, r in self.replies.items() if isinstance(r, TrainReply)}
-        noise = {hospital: reply.noise_multiplier for hospital, reply in trained.items()}
-        return {hospital: reply.arrays for hospital, reply in trained.items()}, noise
-
-    def lack(self, participation: Participation) -> Missed | None:
-        """Why these replies do not close a round; None when they do."""
-        if len(self.replies) < participation.quorum:
-            return "quorum-missed"
-        here = all(hospital in self.replies for hospital in participation.mandatory)
-        return None if here else "mandatory-missing"
-
-    def settled(self, hospital: str) -> bool:
-        """Whether nothing more is to be expected of `hospital` in this round."""
-        return hospital in self.replies or self.refused.get(hospital, NODE_ERROR) not in PASSING
-
-
 @dataclass(frozen=True)
 class Asked:
     """The last time that a hospital was asked in this round: when, and at which start of its node."""
 
     at: float
     since: str
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A question to which no reply has come yet: whose it is, at which Flower node, in which round."""
+
+    hospital: str
+    node: int
+    round: int
 
 
 class Asker:
@@ -115,7 +96,9 @@ class Asker:
         self._update_spec = update_spec
         self._observer = observer
         self._poll_seconds = poll_seconds
-        self._under_way: dict[str, tuple[str, int]] = {}  # message id -> hospital, round
+        self._most_bytes = most_bytes(update_spec)
+        self._under_way: dict[str, UnderWay] = {}  # by the id of the message that asked
+        self._heard: dict[str, str] = {}  # the same of this round, once replied to -> hospital
         self._connected: list[str] | None = None
 
     def close_round(
@@ -125,8 +108,9 @@ class Asker:
         started = heard = time.monotonic()
         participation = self.protocol.participation
         deadline = started + participation.deadline_seconds
-        question = self._question(request)
+        question = Question.of(self.protocol, request, self._update_spec)
         answers, asked = Answers(), dict[str, Asked]()
+        self._heard.clear()
         idle_since: float | None = None
         self._observer.round_started(request.round, sorted(self._present()))
         while (now := time.monotonic()) < deadline and not self.stop.is_set():
@@ -147,16 +131,7 @@ class Asker:
             ):
                 break
             time.sleep(min(MOST_POLL_SECONDS, max(self._poll_seconds, (now - heard) / 30)))
-        return answers, self._record(question, answers, time.monotonic() - started)
-
-    def _question(self, request: TrainRequest | EvaluateRequest) -> Question:
-        return Question(
-            request=request,
-            key=messages.fingerprint(request),
-            study=self.protocol.digest,
-            update_spec=self._update_spec,
-            evaluates=self.protocol.evaluates(request.round),
-        )
+        return answers, record_of(question, answers, time.monotonic() - started)
 
     def _present(self) -> Mapping[str, Present]:
         present = self._attendance()
@@ -169,7 +144,8 @@ class Asker:
         """Whether an unsettled hospital is to be asked, or asked again."""
         if asked is None or asked.since != present.since:
             return True
-        patience = ERROR_PAUSE_SECONDS if code else self.protocol.participation.retry_seconds
+        soon = code is not None and code != HoursError.code  # hours pass more slowly than errors
+        patience = ERROR_PAUSE_SECONDS if soon else self.protocol.participation.retry_seconds
         return now - asked.at >= patience
 
     def _ask(self, hospital: str, present: Present, question: Question, seconds: float) -> None:
@@ -184,33 +160,56 @@ class Asker:
         )
         for pushed in self._grid.push_messages([message]):
             if pushed:  # None when the SuperLink did not take it; then it is asked again later
-                self._under_way[pushed] = (hospital, request.round)
+                self._under_way[pushed] = UnderWay(hospital, present.node, request.round)
 
     def _hear(self, question: Question, answers: Answers, earlier: Sequence[RoundRecord]) -> bool:
         """Take in what has arrived, of this round or an earlier one; whether anything had."""
         arrived = list(self._grid.pull_messages(list(self._under_way))) if self._under_way else []
         for message in arrived:
             # Flower's error replies name another sender; only the message they answer tells whose.
-            hospital, asked_in = self._under_way.pop(
-                message.metadata.reply_to_message_id, (None, 0)
-            )
-            if hospital is None:
+            replied_to = message.metadata.reply_to_message_id
+            if replied_to in self._heard:
+                self._again(self._heard[replied_to], message, answers)
                 continue
-            if asked_in != question.request.round:
+            asked = self._under_way.pop(replied_to, None)
+            if asked is None:
+                continue
+            hospital = asked.hospital
+            if asked.round != question.request.round:
                 if not message.has_error():
-                    answers.late[hospital] = asked_in
+                    answers.late[hospital] = asked.round
                 continue
-            if hospital in answers.replies:
-                continue  # a second reply to the same question: the first one counts
+            if answers.settled(hospital):  # it was asked twice, and the first reply counts
+                self._again(hospital, message, answers)
+                continue
             try:
-                reply = admit(opened(message), question, past_of(hospital, earlier))
-                answers.replies[hospital] = reply
+                reply = self._opened(message, asked)
+                answers.replies[hospital] = admit(
+                    reply, hospital, question, past_of(hospital, earlier)
+                )
                 answers.refused.pop(hospital, None)
                 self._observer.answered(hospital, None)
             except NotAdmitted as reason:
                 answers.refused[hospital] = reason.code
                 self._observer.answered(hospital, reason.code)
+            if answers.settled(hospital):
+                self._heard[replied_to] = hospital
         return bool(arrived)
+
+    def _again(self, hospital: str, message: Message, answers: Answers) -> None:
+        """Count a second reply; an error that Flower made up is none."""
+        if not message.has_error():
+            answers.again(hospital)
+
+    def _opened(self, message: Message, asked: UnderWay) -> messages.Message:
+        """What `message` holds; NotAdmitted, and nothing parsed, when it is forged or far too large."""
+        if not message.has_error():
+            if (node := message.metadata.src_node_id) != asked.node:
+                log.warning("node %s answered for %s at node %s", node, asked.hospital, asked.node)
+                raise NotAdmitted(ROSTER)
+            if bytes_in(message) > self._most_bytes:
+                raise NotAdmitted(BYTES)
+        return opened(message)
 
     def _all_settled(self, answers: Answers) -> bool:
         return all(answers.settled(name) for name in self.protocol.hospital_names)
@@ -224,30 +223,6 @@ class Asker:
             for name in self.protocol.hospital_names
         )
 
-    def _record(self, question: Question, answers: Answers, seconds: float) -> RoundRecord:
-        heard = answers.replies.keys() | answers.refused.keys()
-        _, noise = answers.updates()
-        return RoundRecord(
-            round=question.request.round,
-            seconds=round(seconds, 3),
-            answered=sorted(answers.replies),
-            refused=dict(sorted(answers.refused.items())),
-            missing=sorted(set(self.protocol.hospital_names) - heard),
-            late=dict(sorted(answers.late.items())),
-            noise=dict(sorted(noise.items())),
-            heads={name: reply.ledger_head for name, reply in sorted(answers.replies.items())},
-            histogram=pooled_histogram(answers) if question.evaluates else None,
-            histogram_noise=pooled_noise(answers) if question.evaluates else None,
-        )
-
-
-def past_of(hospital: str, earlier: Sequence[RoundRecord]) -> Past:
-    """What the closed rounds of this run say about `hospital`."""
-    return Past(
-        heads=tuple(record.heads[hospital] for record in earlier if hospital in record.heads),
-        set_back=any(record.refused.get(hospital) == ROLLBACK for record in earlier),
-    )
-
 
 def opened(message: Message) -> messages.Message:
     """The typed message in a Flower reply; NotAdmitted when it is an error or not one of ours."""
@@ -259,16 +234,7 @@ def opened(message: Message) -> messages.Message:
         raise NotAdmitted(error.code) from error
 
 
-def pooled_histogram(answers: Answers) -> list[list[float]]:
-    """The sum of the hospitals' released histograms (2, bins), in the order of their names."""
-    total = np.zeros((2, messages.HISTOGRAM_BINS))
-    for _, reply in sorted(answers.replies.items()):
-        total += np.asarray(reply.histogram)
-    histogram: list[list[float]] = total.tolist()
-    return histogram
-
-
-def pooled_noise(answers: Answers) -> float:
-    """Standard deviation of the noise in a cell of that sum: hospitals' noises are independent."""
-    stated = [answers.replies[h].histogram_noise or 0.0 for h in sorted(answers.replies)]
-    return math.hypot(*stated)
+def bytes_in(message: Message) -> int:
+    """Bytes of all arrays in a Flower message, as they came."""
+    found = message.content.array_records.values()
+    return sum(len(array.data) for record in found for array in record.values())

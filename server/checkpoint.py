@@ -12,17 +12,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from common.arrays import Arrays
-from common.errors import CheckpointError
+from common.errors import CheckpointError, ModelError
 from common.files import sha256, write_atomic
 from common.protocol import StudyProtocol
+from common.weights import parse_weights, read_weights
 
 log = logging.getLogger("intramural.checkpoint")
 
 KEPT = 2
+FORMAT = 2  # of what is stored; one that is stored otherwise is not read
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,40 @@ class RoundRecord:
     answered: list[str]
     refused: dict[str, str]  # hospital -> code of the refusal or of the admission's reason
     missing: list[str]
-    late: dict[
-        str, int
-    ]  # hospital -> the earlier round to which a reply came in this one; not used
+    # hospital -> the earlier round to which a reply came in this one; not used
+    late: dict[str, int]
     noise: dict[str, float]  # hospital -> the noise multiplier that it states
     heads: dict[str, str]  # hospital -> ledger head of its admitted answer
     # Sum of the released histograms of the model before this round, and the standard deviation of
-    # the noise in a cell of it; None in a round that does not evaluate.
+    # the noise in a cell of it; None in a round that does not evaluate, or when nobody released one.
     histogram: list[list[float]] | None
     histogram_noise: float | None
+    # Of those that answered, who has too few patients in a class to release a histogram.
+    suppressed: list[str] = field(default_factory=list)
+    # hospital -> how many more replies came to what it had answered; not used
+    duplicates: dict[str, int] = field(default_factory=dict)
+    policies: dict[str, str] = field(
+        default_factory=dict
+    )  # hospital -> hash of its approved policy
+    flags: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # hospital -> warnings, server/flags.py
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> "RoundRecord":
+        """The record that `asdict` made `fields` of; CheckpointError for that of another version."""
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise CheckpointError(
+                f"expected a round's record of this version and found other fields ({error}); use "
+                f"the version of intramural that wrote it"
+            ) from error
+
+    @property
+    def released(self) -> list[str]:
+        """Whose histograms are in the sum."""
+        return [] if self.histogram is None else sorted(set(self.answered) - set(self.suppressed))
 
 
 @dataclass(frozen=True)
@@ -50,12 +76,14 @@ class State:
     """Everything that the next round needs: `round` is the last closed one, 0 before the first.
 
     `average` is the moving average of the models so far, empty where the protocol asks for none.
+    `sums` is each hospital's sum of updates so far, for the flags (server/flags.py).
     """
 
     round: int
     arrays: Arrays
     average: Arrays = field(default_factory=dict)
     strategy: Arrays = field(default_factory=dict)
+    sums: Arrays = field(default_factory=dict)
     records: tuple[RoundRecord, ...] = ()
 
     @property
@@ -91,8 +119,10 @@ class Checkpoints:
         prefixed = {f"model.{name}": a for name, a in state.arrays.items()}
         prefixed |= {f"average.{name}": a for name, a in state.average.items()}
         prefixed |= {f"strategy.{name}": a for name, a in state.strategy.items()}
+        prefixed |= {f"sum.{name}": a for name, a in state.sums.items()}
         data = save(prefixed)
         about: dict[str, Any] = {
+            "format": FORMAT,
             "study": self._study,
             "round": state.round,
             "sha256": sha256(data),
@@ -121,7 +151,7 @@ class Checkpoints:
         for path in described:
             try:
                 return self._read(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
                 problems.append(f"{path.name}: {error}")
                 log.warning("checkpoint %s is damaged, trying the one before", path.name)
         if problems:
@@ -140,15 +170,21 @@ class Checkpoints:
         # Before the study is looked at: a flipped bit is damage, not another study.
         if _digest(about) != sealed["sha256"]:
             raise ValueError("the description does not have the recorded SHA-256")
+        if (found := about.get("format", 1)) != FORMAT:
+            raise CheckpointError(
+                f"the checkpoint {path} has format {found}, this version of intramural reads {FORMAT}; "
+                f"finish the run with the version that began it, or begin a new one under another name"
+            )
         if about["study"] != self._study:
             raise CheckpointError(
                 f"the checkpoint {path} belongs to study {about['study'][:12]}, "
                 f"this is {self._study[:12]}; use the run's own protocol or another run name"
             )
-        data = path.with_suffix(".safetensors").read_bytes()
+        weights = path.with_suffix(".safetensors")
+        data = read_weights(weights)
         if sha256(data) != about["sha256"]:
             raise ValueError("the arrays do not have the recorded SHA-256")
-        stored = load(data)
+        stored = parse_weights(data, weights)
         return State(
             round=about["round"],
             arrays={name: stored[f"model.{name}"] for name in about["names"]},
@@ -157,13 +193,16 @@ class Checkpoints:
                 for name in about["names"]
                 if f"average.{name}" in stored
             },
-            strategy={
-                name.removeprefix("strategy."): a
-                for name, a in stored.items()
-                if name.startswith("strategy.")
-            },
-            records=tuple(RoundRecord(**record) for record in about["records"]),
+            strategy=_under("strategy.", stored),
+            sums=_under("sum.", stored),
+            records=tuple(RoundRecord.read(record) for record in about["records"]),
         )
+
+
+def _under(prefix: str, stored: Arrays) -> Arrays:
+    """The arrays whose names begin with `prefix`, without it, in the order of their names."""
+    names = sorted(name for name in stored if name.startswith(prefix))
+    return {name.removeprefix(prefix): stored[name] for name in names}
 
 
 def _digest(about: dict[str, Any]) -> str:

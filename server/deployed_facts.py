@@ -33,8 +33,10 @@ def gather(
     """The facts of a run from its closed rounds and how it ended (None: it has not)."""
     every = list(records)
     if outcome is not None and outcome.last is not None:
-        every.append(RoundRecord(**outcome.last))
-    judging = {record.round - 1: record for record in every if record.histogram is not None}
+        every.append(RoundRecord.read(outcome.last))
+    judging = {
+        record.round - 1: record for record in every if record.histogram or record.suppressed
+    }
     judged_after = max((done for done in judging if done <= len(records)), default=None)
     spent = {name: epsilon_stated(protocol, records, name) for name in protocol.hospital_names}
     return ReportFacts(
@@ -59,6 +61,8 @@ def gather(
         noise_seeded=False,
         released=None if judged_after is None else released(protocol, judging, judged_after),
         judged_after=judged_after,
+        judging=None if judged_after is None else RoundFacts.of(judging[judged_after]),
+        closing=RoundFacts.of(every[-1]) if len(every) > len(records) else None,
     )
 
 
@@ -75,7 +79,7 @@ def released(
     others = [
         other.histogram
         for other in judging.values()
-        if other is not record and other.histogram and other.answered == record.answered
+        if other is not record and other.histogram and other.released == record.released
     ]
     return read(record.histogram, record.histogram_noise, protocol.evaluation.prevalence, others)
 

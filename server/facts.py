@@ -34,6 +34,16 @@ class RoundFacts:
     pooled_interval: Interval | None = None
     released_auroc: Estimate | None = None
     epsilon: Mapping[str, float] = field(default_factory=dict)
+    suppressed: tuple[str, ...] = ()
+    late: Mapping[str, int] = field(default_factory=dict)
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    policies: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        """Who released a histogram, in a round that evaluates."""
+        return tuple(name for name in self.answered if name not in self.suppressed)
 
     @classmethod
     def of(cls, record: RoundRecord, **judged: Any) -> "RoundFacts":
@@ -44,6 +54,11 @@ class RoundFacts:
             answered=tuple(record.answered),
             refused=record.refused,
             missing=tuple(record.missing),
+            suppressed=tuple(record.suppressed),
+            late=record.late,
+            duplicates=record.duplicates,
+            policies=record.policies,
+            flags=record.flags,
             **judged,
         )
 
@@ -105,7 +120,9 @@ class ReportFacts:
     before round 1) are exact and None in a deployment, where exact scores stay in the hospitals.
     `released` is read from the noised histograms of the same model as `pooled`; None when there
     are too few patients to say. That model is the one after round `judged_after`: the final one, unless
-    the run ended early between two evaluations.
+    the run ended early between two evaluations, and `judging` is the round that released its
+    histograms. `closing` is what came after the last of `rounds`: the final evaluation, or a round that
+    could not be closed.
     `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
     """
 
@@ -119,6 +136,13 @@ class ReportFacts:
     pooled: PooledFacts | None = None
     released: Reading | None = None
     judged_after: int | None = None
+    judging: RoundFacts | None = None
+    closing: RoundFacts | None = None
+
+    @property
+    def heard(self) -> tuple[RoundFacts, ...]:
+        """All in which hospitals were asked: the rounds, and what came after them."""
+        return self.rounds if self.closing is None else (*self.rounds, self.closing)
 
     @property
     def rehearsal(self) -> bool:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from common import arrays
 from common.arrays import Arrays
@@ -16,6 +14,7 @@ from common.errors import ModelError, RunError
 from common.model_spec import model_spec
 from common.models import build_model
 from common.protocol import StudyProtocol
+from common.weights import load_weights
 from server.pretraining import pretrain, shipped_initial
 
 
@@ -111,14 +110,11 @@ def _download() -> dict[str, torch.Tensor]:
 def _from_file(protocol: StudyProtocol, path: Path) -> Arrays:
     """Weights of this project's own model, or torchvision's BatchNorm ResNet18 to be folded."""
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot read model.initial-model {path}: {error}") from error
-    if protocol.model.name == "resnet18-frozen-affine" and "bn1.running_mean" in state:
-        return _imagenet(protocol, state)
-    spec = model_spec(protocol)
-    try:  # in the model's order; what the model lacks stays at the end, for the check to refuse
-        known = {name: state.pop(name).numpy() for name in spec if name in state}
-        return known | {name: tensor.numpy() for name, tensor in state.items()}
-    except TypeError as error:  # bfloat16 and smaller, which numpy lacks
-        raise RunError(f"model.initial-model {path} is not float32: {error}") from error
+        found = load_weights(path)
+    except ModelError as error:
+        raise RunError(f"cannot read model.initial-model: {error}") from error
+    if protocol.model.name == "resnet18-frozen-affine" and "bn1.running_mean" in found:
+        return _imagenet(protocol, {name: torch.from_numpy(a) for name, a in found.items()})
+    # In the model's order; what the model lacks stays at the end, for the check to refuse.
+    known = {name: found.pop(name) for name in model_spec(protocol) if name in found}
+    return known | found

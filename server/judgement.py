@@ -7,7 +7,18 @@ released ones, read from the hospitals' noised histograms.
 from common.histogram import PATIENT
 from common.released import WANTED_SENSITIVITY, Reading
 from server.facts import UNREADABLE, ReportFacts
-from server.page import ONE_CLASS, absent, auroc, estimate, figure, sigma, span, table
+from server.page import (
+    ONE_CLASS,
+    absent,
+    auroc,
+    count,
+    estimate,
+    figure,
+    listed,
+    sigma,
+    span,
+    table,
+)
 from server.plots import calibration_svg, roc_svg
 
 NO_THRESHOLD = "no threshold between the bins has it"
@@ -17,7 +28,7 @@ def roc(facts: ReportFacts) -> str:
     """The ROC curve with its caption, or in words why there is none."""
     exact = facts.pooled.roc if facts.pooled is not None else None
     if exact is None and facts.released is None:
-        return f"<p>{absent(_nothing(facts))}.</p>"
+        return f"<p>{absent(_nothing(facts))}.</p><p>{who_released(facts)}</p>"
     said = []
     if facts.pooled is not None:
         area = auroc(facts.pooled.auroc, facts.pooled.interval)
@@ -32,10 +43,11 @@ def roc(facts: ReportFacts) -> str:
         )
     else:
         said.append(f"Released: {UNREADABLE}.")
+    said.append(who_released(facts))
     return figure(
         roc_svg(exact, facts.released),
         "ROC curve of the final model on all validation patients",
-        " ".join(said),
+        " ".join(filter(None, said)),
     )
 
 
@@ -66,6 +78,25 @@ def calibration(facts: ReportFacts) -> str:
         + table(["", *(name for name, _ in readings)], rows, "numbers")
         + f'<p class="caption">{caption}</p>'
     )
+
+
+def who_released(facts: ReportFacts) -> str:
+    """ "Released by 3 of 4 hospitals; west has fewer patients in a class than its own policy releases."
+
+    What is suppressed is not zero: those patients are not in the figures. Empty where it is not known.
+    """
+    judging = facts.judging
+    if judging is None:
+        return ""
+    number = len(judging.released) or "none"
+    sentence = f"Released by {number} of {count(len(facts.protocol.hospitals), 'hospital')}"
+    if judging.suppressed:
+        has, its = ("have", "their") if len(judging.suppressed) > 1 else ("has", "its")
+        sentence += (
+            f"; {listed(judging.suppressed)} {has} fewer patients in a class than {its} own policy "
+            "releases"
+        )
+    return sentence + "."
 
 
 def _calibration(facts: ReportFacts) -> str:
@@ -118,4 +149,7 @@ def _nothing(facts: ReportFacts) -> str:
     """Why there is neither an exact nor a released figure."""
     if facts.pooled is not None:
         return ONE_CLASS.capitalize()
-    return UNREADABLE.capitalize() if facts.rounds else "No hospital released a histogram"
+    nobody = facts.judging is not None and not facts.judging.released
+    if nobody or not facts.rounds:
+        return "No hospital released a histogram"
+    return UNREADABLE.capitalize()

@@ -13,7 +13,8 @@ SOCKET = "/run/intramural/vault.sock"
 
 _SITE = """\
 # The site policy of '{hospital}': what this hospital permits, decided by the hospital alone. Without
-# this file, or with an unknown key in it, nothing is permitted. More keys: client/policy.py.
+# this file, with an unknown key in it or without one of its limits, nothing is permitted. It holds as
+# it was approved (intramural-client approve), byte for byte. More keys: client/policy.py.
 hospital = "{hospital}"
 data = "/var/lib/intramural/data"      # the images: manifest.csv or one sub-folder for each class
 state = "/var/lib/intramural/state"    # the privacy ledger; never put it back to an earlier state
@@ -21,8 +22,8 @@ socket = "{socket}"  # where the vault listens; the same in connection.toml
 # relay-user = "intramural-relay"      # who runs the relay, where it is not the vault's own user
 device = "auto"                        # "auto", "cpu" or "cuda"
 
-# Studies that this hospital takes part in, by digest. To approve one is the hospital's own act: read
-# protocol.toml, compute its digest as NEXT-STEPS.md says, and write it between the brackets. The
+# Studies that this hospital takes part in, by digest. To approve one is the hospital's own act:
+# intramural-client approve protocol.toml shows it in plain words and writes its digest here. The
 # coordinator says that study '{study}' has the digest
 # "{digest}"
 approved-studies = []
@@ -31,6 +32,18 @@ approved-studies = []
 # spend in its life, all studies together, at a study's delta. Study '{study}' asks for epsilon
 # {epsilon!r} (training) and {validation_epsilon!r} (validation).
 max-epsilon = {most!r}
+
+# How far any study may go here, whatever a protocol asks. These are this project's own figures and not
+# the coordinator's; approve shows what a study uses of them.
+[limits]
+min-noise-multiplier = 0.5     # a study that asks for less noise gets this much
+max-rounds = 200
+max-steps = 10000              # local steps in all rounds together
+max-evaluations = 200          # releases of a score histogram
+smallest-group = 10            # validation patients in each class, or no histogram is released
+models = ["compact-cnn", "resnet18", "resnet18-frozen-affine"]
+metrics = ["score-histogram"]
+# hours = "18:00-06:00"        # when patients may be computed with, this machine's time
 """
 
 _CONNECTION = """\
@@ -64,22 +77,24 @@ All commands are run in this folder.
    openssl x509 -in ca.crt -noout -fingerprint -sha256
    ```
 
-3. Read `site.toml` and set in it where the images and the privacy ledger lie, and `max-epsilon`. It is
-   the hospital's file: the coordinator neither reads nor changes it.
+3. Read `site.toml` and set in it where the images and the privacy ledger lie, `max-epsilon`, and the
+   limits. It is the hospital's file: the coordinator neither reads nor changes it.
 
-4. Read `protocol.toml`, the study. To approve it, compute its digest with your own installation and
-   write it into `approved-studies` of `site.toml`:
-
-   ```sh
-   python -c "{digest_command}"
-   ```
-
-5. Begin the privacy ledger, once in the hospital's life. A hospital that has one from an earlier
+4. Begin the privacy ledger, once in the hospital's life. A hospital that has one from an earlier
    study keeps it:
 
    ```sh
    intramural-client ledger create
    ```
+
+5. Read what the study computes, what leaves, and what it costs; then approve it, and with it
+   `site.toml` as it stands:
+
+   ```sh
+   intramural-client approve protocol.toml
+   ```
+
+   After a change of `site.toml`, approve again: without a name, the policy alone.
 
 6. Check everything, then start:
 
@@ -94,11 +109,6 @@ The hospital dials out to {address}
 and accepts no connection from outside. `hospital.crt` expires, as `check` says in time: the
 coordinator renews it and sends a new one, which takes its place. The key stays the same.
 """
-
-_DIGEST_COMMAND = (
-    "from pathlib import Path; from common.protocol import load_protocol; "
-    "print(load_protocol(Path('protocol.toml')).digest)"
-)
 
 
 def write_package(
@@ -125,7 +135,6 @@ def write_package(
         "most": max(privacy.epsilon, privacy.validation_epsilon),
         "socket": SOCKET,
         "address": address,
-        "digest_command": _DIGEST_COMMAND,
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in (

@@ -65,6 +65,7 @@ tbody th { font-weight: 600; overflow-wrap: anywhere; }
   border-radius: 2px; }
 .missing { border: 1px solid var(--ink); padding: 0 .35em; border-radius: 2px; }
 .answered { color: #00684b; }
+.flagged { color: #b4530a; }
 code { font-family: "Source Code Pro", Consolas, "DejaVu Sans Mono", monospace; font-size: .88em;
   overflow-wrap: anywhere; }
 ul { margin: .3rem 0; padding-left: 1.2rem; }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from common.files import sha256
 from common.models import build_model
 from common.phantom import phantom_patches, to_grey8
+from common.weights import parse_weights
 from server.augmentation import SHIFT, augmented
 
 Progress = Callable[[float], None]
@@ -209,7 +210,7 @@ def shipped_initial(
             f"{description['sha256']}, found {found}; install the package again, or make them "
             f"anew with `{description['command']}`"
         )
-    arrays = load(data)
+    arrays = parse_weights(data, Path(f"{SHIPPED_NAME}.safetensors"))
     with torch.device("meta"):
         order = build_model(name, channels, description["classes"]).state_dict()
     return {key: arrays[key] for key in order}  # the file's own order is alphabetical

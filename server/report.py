@@ -13,7 +13,7 @@ from typing import Any
 
 from common.files import write_atomic
 from server.facts import UNREADABLE, HospitalFacts, ReportFacts
-from server.judgement import calibration, roc
+from server.judgement import calibration, roc, who_released
 from server.page import (
     ONE_CLASS,
     absent,
@@ -24,16 +24,15 @@ from server.page import (
     figure,
     listed,
     page,
-    runs,
     small,
     table,
 )
+from server.participation import flags, participation
 from server.plots import learning_curve_svg
 from server.statement import limits, privacy, warnings
 
 STAYS = "stays in the hospital"
 NOT_RUN = "not run"
-ROUNDS_PER_TABLE = 20  # what fits on a portrait page beside a name
 
 
 def write_report(folder: Path, facts: ReportFacts) -> Path:
@@ -47,7 +46,8 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
         "ROC curve of the final model": roc(facts),
         "Calibration and operating point": calibration(facts),
         "Hospitals": _hospitals(facts),
-        "Who took part in each round": _participation(facts),
+        "Who took part in each round": participation(facts),
+        "Warnings about updates": flags(facts),
         "Privacy": privacy(facts),
         "Study protocol": _settings(facts),
         "Limits": limits(facts),
@@ -123,6 +123,8 @@ def _released(facts: ReportFacts) -> tuple[str, str]:
     """Value and note of the tile."""
     if not facts.rounds:
         return absent("not known"), "no hospital released a histogram"
+    if facts.judging is not None and not facts.judging.released:
+        return absent("not known"), who_released(facts)
     if facts.released is None:
         advice = "fewer evaluations would each be less noisy" if facts.private else ""
         return absent(UNREADABLE), advice
@@ -131,6 +133,8 @@ def _released(facts: ReportFacts) -> tuple[str, str]:
     note = f"95 % interval {low:.3f}–{high:.3f}, {of}"
     if facts.pooled is not None and facts.pooled.by_patient is not None and facts.private:
         note += f"; {facts.pooled.by_patient.auroc.value:.3f} without the noise"
+    if facts.judging is not None and facts.judging.suppressed:
+        note += f". {who_released(facts)}"
     return auroc(facts.released.auroc.value), note
 
 
@@ -260,46 +264,6 @@ def _who_gains(facts: ReportFacts) -> str:
 def _small_cohorts(facts: ReportFacts) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in facts.small_cohorts())
     return f"<ul>{items}</ul>" if items else ""
-
-
-def _participation(facts: ReportFacts) -> str:
-    names = facts.protocol.hospital_names
-    tables = []
-    for start in range(0, len(facts.rounds), ROUNDS_PER_TABLE):
-        block = facts.rounds[start : start + ROUNDS_PER_TABLE]
-        rows = []
-        for name in names:
-            marks = []
-            for r in block:
-                if name in r.answered:
-                    marks.append('<span class="answered">●</span>')
-                elif name in r.refused:
-                    marks.append('<span class="refused">R</span>')
-                elif name in r.missing:
-                    marks.append('<span class="missing">M</span>')
-                else:
-                    marks.append("")
-            rows.append([escape(name), *marks])
-        tables.append(table(["Round", *(str(r.round) for r in block)], rows, "rounds"))
-    key = (
-        '<p class="caption"><span class="answered">●</span> answered &nbsp; '
-        '<span class="refused">R</span> refused &nbsp; '
-        '<span class="missing">M</span> missing: no reply before the deadline &nbsp; '
-        "empty: not asked</p>"
-    )
-    refusals = "".join(f"<li>{line}</li>" for line in _refusals(facts))
-    return "".join(tables) + key + (f"<ul>{refusals}</ul>" if refusals else "")
-
-
-def _refusals(facts: ReportFacts) -> Iterator[str]:
-    """ "west refused with E-POLICY-BUDGET in round 8–10", for each hospital and code."""
-    when: dict[tuple[str, str], list[int]] = {}
-    for r in facts.rounds:
-        for name, code in r.refused.items():
-            when.setdefault((name, code), []).append(r.round)
-    for (name, code), rounds in when.items():
-        noun = "round" if len(rounds) == 1 else "rounds"
-        yield f"{escape(name)} refused with <code>{escape(code)}</code> in {noun} {runs(rounds)}"
 
 
 def _settings(facts: ReportFacts) -> str:

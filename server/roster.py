@@ -16,31 +16,23 @@ from typing import Annotated
 import tomli_w
 from pydantic import (
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from common.documents import Document, Name, PositiveInt, first_problem
 from common.errors import KeyFileError, RosterError, RunError
 from common.files import locked, write_atomic
 from common.keys import days_until, fingerprint, parse_public_key
-from common.protocol import Name, PositiveInt, first_problem, kebab
 
 WAIT_S = 10.0  # seconds for which a change waits for another one, which takes milliseconds
 _RETRY_S = 0.05
 _HEADER = "# Written by intramural-server; change it with `intramural-server provision`.\n"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True
-    )
-
-
-class Member(_Table):
+class Member(Document):
     """One hospital with access: its key, public cohort size, and since and until when.
 
     `public_key` is OpenSSH's one line. `node_id` is what Flower's SuperLink calls the hospital,
@@ -77,7 +69,7 @@ class Member(_Table):
         return days_until(self.expires, now)
 
 
-class Revoked(_Table):
+class Revoked(Document):
     """A key that had access and never will again."""
 
     hospital: Name
@@ -85,7 +77,7 @@ class Revoked(_Table):
     when: AwareDatetime
 
 
-class Roster(_Table):
+class Roster(Document):
     """All hospitals with access, and all keys that lost it. Frozen: every change is a new roster."""
 
     members: tuple[Member, ...] = ()

@@ -6,7 +6,7 @@ every round at its deadline, ends the run when a round misses its quorum or a ma
 continues a killed run behind its last closed round.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from common.arrays import Arrays, apply_update
 from common.messages import EvaluateRequest, TrainRequest
 from server.asking import Asker, Observer
 from server.checkpoint import Checkpoints, RoundRecord, State
+from server.flags import look
 from server.strategy import Aggregator
 
 Stopped = Literal["finished", "quorum-missed", "mandatory-missing", "interrupted"]
@@ -42,6 +43,8 @@ def run_rounds(asker: Asker, state: State, checkpoints: Checkpoints, observer: O
             return Outcome("interrupted", state, record)
         if missed := answers.lack(protocol.participation):
             return Outcome(missed, state, record)
+        flags, sums = look(protocol, *answers.updates(), state.records, state.sums)
+        record = replace(record, flags=flags)  # warnings, on which no model depends
         update = aggregator.aggregate(request.round, *answers.updates())
         model = apply_update(state.arrays, update)
         state = State(
@@ -49,6 +52,7 @@ def run_rounds(asker: Asker, state: State, checkpoints: Checkpoints, observer: O
             arrays=model,
             average=moved_average(state, model, protocol.aggregation.ema),
             strategy=aggregator.state(),
+            sums=sums,
             records=(*state.records, record),
         )
         checkpoints.save(state)

@@ -14,7 +14,9 @@ from common.keys import days_left, load_certificate
 from common.protocol import StudyProtocol, load_protocol
 from server.checkpoint import RoundRecord
 from server.coordinator import running
+from server.flags import WORDS, rounds_flagged
 from server.home import Home, Outcome, Wanted
+from server.page import runs
 from server.roster import load_roster
 from server.spent import epsilon_stated
 
@@ -57,6 +59,11 @@ def _run(
         about["nominal_patients"] = protocol.hospital(name).nominal_patients
         about |= now.get("hospitals", {}).get(name, {"state": "never seen", "connected": False})
         about["rounds_in"] = sum(name in record.answered for record in records)
+        about["flags"] = {
+            code: rounds
+            for (whose, code), rounds in rounds_flagged(records).items()
+            if whose == name
+        }
         about["epsilon"] = epsilon_stated(protocol, records, name) if epsilon else None
     return {
         "name": folder.name,
@@ -78,7 +85,7 @@ def closed_rounds(folder: Path) -> list[RoundRecord]:
         lines = (folder / "rounds.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [RoundRecord(**json.loads(line)) for line in lines]
+    return [RoundRecord.read(json.loads(line)) for line in lines]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -129,7 +136,12 @@ def as_table(found: dict[str, Any]) -> RenderableType:
             f"({run['rounds_closed']} of {run['rounds']} rounds closed) {run['detail']}".rstrip()
         )
         lines.append(f"epsilon at delta {run['delta']:g}, from the noise that each hospital states")
-    return Group(Text("\n".join(lines)), table)
+    warned = [
+        Text(f"warning: {name}: {WORDS[code]} (round {runs(rounds)})", style="yellow")
+        for name, about in found["hospitals"].items()
+        for code, rounds in about.get("flags", {}).items()
+    ]
+    return Group(Text("\n".join(lines)), table, *warned)
 
 
 def _since(about: dict[str, Any]) -> str:

@@ -56,7 +56,33 @@ def public_weights(protocol: StudyProtocol, noise: Mapping[str, float]) -> dict[
     deviation sigma_i C / (q n_i), so its weight is (n_i / sigma_i) squared; without noise what varies
     is the sample, and the weight is n_i. "cohort" is n_i, "uniform" is 1. Nobody gains weight by
     stating less noise than the median hospital; the upper of two, so that one honest one suffices.
+    Under the protocol's `max_share` nobody has more than that share of the sum.
     """
+    weights = _uncapped(protocol, noise)
+    share = protocol.aggregation.max_share
+    return weights if share is None else capped(weights, share)
+
+
+def capped(weights: Mapping[str, float], share: float) -> dict[str, float]:
+    """`weights` as shares of 1, none above `share` (0..1]; equal where there are too few for that.
+
+    What is cut off goes to those below the cap in proportion to their weights, which may bring the
+    next one to the cap: at most one pass for each hospital.
+    """
+    if len(weights) * share <= 1:
+        return dict.fromkeys(weights, 1 / len(weights))
+    full: set[str] = set()
+    while True:
+        below = sum(weight for name, weight in weights.items() if name not in full)
+        rest = (1 - share * len(full)) / below
+        shares = {n: share if n in full else weight * rest for n, weight in weights.items()}
+        above = {name for name, found in shares.items() if found > share}
+        if not above:
+            return shares
+        full |= above
+
+
+def _uncapped(protocol: StudyProtocol, noise: Mapping[str, float]) -> dict[str, float]:
     nominal = {name: float(protocol.hospital(name).nominal_patients) for name in noise}
     if protocol.aggregation.weights == "uniform":
         return dict.fromkeys(noise, 1.0)

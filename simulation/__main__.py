@@ -15,9 +15,11 @@ from rich.console import Console
 from client.policy import Device, Engine
 from common import outbound
 from common.errors import IntramuralError
+from common.refusing import refusing
 
 EXIT_REFUSED = 2
 EXIT_QUORUM = 3
+EXIT_AUDIT_FAILED = 4
 EXIT_INTERRUPTED = 130
 
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
@@ -177,6 +179,40 @@ def plan(
     except IntramuralError as error:
         console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_REFUSED) from error
+
+
+@app.command()
+def audit(
+    protocol: Annotated[
+        Path | None,
+        typer.Option(help="Study protocol to audit.", show_default="the shipped main job"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report.", show_default="runs/audit-<time>")
+    ] = None,
+    no_dp: Annotated[
+        bool, typer.Option("--no-dp", help="Switch privacy off, to see the audit fail.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on the last line instead of tables.")
+    ] = False,
+) -> None:
+    """Try to break the privacy of a study, on phantoms: exact tests, canaries, recovered images.
+
+    No real patient and no ledger is touched. A pass is no proof. Exit codes: 0 everything held,
+    2 refused, 4 the audit failed.
+    """
+    console = Console(stderr=as_json)
+    outbound.switch_off()
+    logging.basicConfig(level=logging.ERROR)
+    with refusing():
+        from simulation.audit.command import carry_out  # Opacus takes seconds: not before --help
+
+        folder = out or Path("runs") / time.strftime("audit-%Y%m%d-%H%M%S")
+        found = carry_out(protocol, folder, console, no_dp=no_dp)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    raise typer.Exit(0 if found.passed else EXIT_AUDIT_FAILED)
 
 
 def resume_command(folder: Path, *, baselines: bool, backend: str) -> str:

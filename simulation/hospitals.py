@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from client.approval import approve, begin
 from client.data import count_patients, hospital_folders
 from client.data.split import is_validation_patient
+from client.egress_log import EgressLog
 from client.ledger import FILE as LEDGER_FILE
-from client.ledger import Ledger
-from client.policy import Device, Engine, SitePolicy
-from common.errors import RunError
+from client.policy import METRIC, Device, Engine, Limits, SitePolicy
+from common.errors import RunError, UnapprovedPolicyError
 from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
 from common.protocol import Hospital, StudyProtocol, parse_protocol
@@ -127,7 +128,7 @@ def settle(
     engine: Engine = "book-keeping",
     patient_id_pattern: str | None = None,
 ) -> dict[str, Path]:
-    """Write each hospital's site policy and start its ledger; hospital -> its `site.toml`.
+    """Write each hospital's site policy, begin its ledger, approve; hospital -> its `site.toml`.
 
     A hospital that exists keeps its ledger, since spends are for life. RunError when it was set up
     with another noise seed, which would change what a resumed run computes.
@@ -146,10 +147,11 @@ def settle(
             engine=engine,
             approved_studies=(protocol.digest,),
             max_epsilon=max(protocol.privacy.epsilon, protocol.privacy.validation_epsilon),
+            limits=limits_for(protocol),
             rehearsal=True,
             noise_seed=noise_seed,
         )
-        text = tomli_w.dumps(policy.model_dump(by_alias=True, exclude_none=True, mode="json"))
+        text = policy.to_toml()
         sites[name] = home / "site.toml"
         if sites[name].exists() and sites[name].read_text() != text:
             raise RunError(
@@ -158,5 +160,22 @@ def settle(
             )
         write_atomic(sites[name], text.encode())
         if not (state / LEDGER_FILE).exists():
-            Ledger.create(state)
+            begin(state)
+        try:
+            EgressLog(state).approval_of(policy.digest)
+        except UnapprovedPolicyError:
+            approve(sites[name], protocol)
     return sites
+
+
+def limits_for(protocol: StudyProtocol) -> Limits:
+    """Limits that `protocol` just keeps: a rehearsal asks what a study does, not whether it may."""
+    return Limits(
+        min_noise_multiplier=0.0,
+        max_rounds=protocol.rounds,
+        max_steps=protocol.total_steps,
+        max_evaluations=protocol.evaluations,
+        smallest_group=1,
+        models=(protocol.model.name,),
+        metrics=(METRIC,),
+    )

@@ -12,6 +12,8 @@ from client.ledger import Spend
 from client.privacy.accounting import epsilon_of
 from common.metrics import Scores, auroc
 from server.checkpoint import RoundRecord
+from server.flags import WORDS, rounds_flagged
+from server.page import runs
 from simulation.rehearsal import Rehearsal
 
 
@@ -41,7 +43,7 @@ class LiveTable:
         self._rounds = rehearsal.protocol.rounds
         self._round = 0
         self._prepared = 0.0
-        self._seconds: list[float] = []
+        self._records: list[RoundRecord] = []
         self._started = time.monotonic()
         self._state = dict.fromkeys(rehearsal.protocol.hospital_names, "waiting")
         self._auroc: dict[str, float | None] = {}
@@ -86,8 +88,10 @@ class LiveTable:
     def round_closed(self, record: RoundRecord) -> None:
         for hospital in record.missing:
             self._state[hospital] = "missing"
-        self._seconds.append(record.seconds)
+        self._records.append(record)
         line = f"{self._now()}: {len(record.answered)} of {len(self._state)} hospitals answered"
+        for hospital, codes in record.flags.items():
+            line += f"; warning: {hospital}: {', '.join(WORDS[code] for code in codes)}"
         spends = self._rehearsal.spends()
         self._looks.append(self._beside.submit(self._look, record, spends, line))
 
@@ -118,9 +122,10 @@ class LiveTable:
         return line
 
     def _time_left(self) -> str:
-        if not self._seconds:
+        if not self._records:
             return "starting"
-        left = (self._rounds + 1 - self._round) * sum(self._seconds) / len(self._seconds)
+        spent = sum(record.seconds for record in self._records)
+        left = (self._rounds + 1 - self._round) * spent / len(self._records)
         return (
             f"about {left:.0f} s left"
             if left
@@ -141,4 +146,10 @@ class LiveTable:
                 shown(self._epsilon.get(name), 2),
             )
         headline = Text(f"{self._headline()}; {self._time_left()}")
-        return Group(Text(self._now(), style="bold"), headline, table)
+        return Group(Text(self._now(), style="bold"), headline, table, *self._warnings())
+
+    def _warnings(self) -> list[Text]:
+        return [
+            Text(f"warning: {hospital}: {WORDS[code]} (round {runs(rounds)})", style="yellow")
+            for (hospital, code), rounds in rounds_flagged(self._records).items()
+        ]

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from client.data import open_cohort
 from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
@@ -17,6 +15,7 @@ from common.errors import DataError, RunError
 from common.metrics import Scores
 from common.model_spec import model_spec
 from common.protocol import StudyProtocol
+from common.weights import load_weights
 from server.app import FINAL_MODEL, Run
 from server.asking import Observer
 from server.beginning import INITIAL_MODEL, begin
@@ -115,12 +114,12 @@ class Rehearsal:
                 noise_seed=policy.noise_seed,
                 patient_id_pattern=policy.patient_id_pattern,
             )
-            start = in_order(load_file(self.folder / INITIAL_MODEL), self.protocol)
+            start = in_order(load_weights(self.folder / INITIAL_MODEL), self.protocol)
             alone = Rehearsal(protocol, folder, sites)
             outcome = alone.carry_out(observer, resume=True, initial=start)
             if outcome.stopped != "finished":
                 raise RunError(f"training at {hospital} alone ended with {outcome.stopped}")
-        return in_order(load_file(model), self.protocol)
+        return in_order(load_weights(model), self.protocol)
 
 
 def in_order(arrays: Arrays, protocol: StudyProtocol) -> Arrays:

@@ -62,6 +62,7 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
     together = Scores.concatenate(list(scores.values()))
     zero_shot = Scores.concatenate(list(rehearsal.scores(0).values()))
     spent = {statement.hospital: _spent(statement) for statement in rehearsal.statements()}
+    judging = _judging(outcome).get(judged_after)
     return ReportFacts(
         protocol=protocol,
         backend=rehearsal.backend,
@@ -93,6 +94,8 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
         ),
         released=_released(rehearsal, outcome, judged_after),
         judged_after=judged_after,
+        judging=RoundFacts.of(judging) if judging else None,
+        closing=RoundFacts.of(outcome.last),
     )
 
 
@@ -184,6 +187,7 @@ def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
         "rounds": len(facts.rounds),
         "stopped": facts.stopped,
         "test_mode_noise": facts.noise_seeded,
+        "flags": {str(r.round): dict(r.flags) for r in facts.rounds if r.flags},
         "pooled": {
             "auroc": pooled.auroc if pooled else None,
             "auroc_ci": list(pooled.interval) if pooled and pooled.interval else None,

@@ -25,6 +25,7 @@ import tomli_w
 from client.ledger import Ledger
 from common.protocol import StudyProtocol, parse_protocol
 from simulation.hospitals import from_phantoms
+from tests.hospital import LIMITS
 
 BIN = Path(sys.executable).parent
 SEED = 11  # of the noise, where a test compares models bit for bit
@@ -90,8 +91,8 @@ class Consortium:
             "data": str(data),
             "state": str(state),
             "socket": str(shared / "vault.sock"),
-            "approved-studies": [self.study.digest],
             "max-epsilon": 20.0,
+            "limits": LIMITS,
             "device": "cpu",
         }
         if self.noise_seed is not None:
@@ -99,6 +100,12 @@ class Consortium:
         self.edit(mine / "site.toml", **policy)
         self.edit(mine / "connection.toml", socket=str(shared / "vault.sock"))
         self.must("intramural-client", "ledger", "create", "--site", mine / "site.toml")
+        self.approve(name, self.home / "protocol.toml")
+
+    def approve(self, name: str, *protocol: Path) -> None:
+        """The hospital approves a study, or without one its policy as it was edited."""
+        site = self.hospital(name) / "site.toml"
+        self.must("intramural-client", "approve", *protocol, "--site", site, "--yes")
 
     @staticmethod
     def edit(file: Path, **changes: Any) -> None:

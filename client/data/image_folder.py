@@ -15,8 +15,9 @@ from client.data.cohort import Cohort, Patients, Pixels
 from client.data.listing import MANIFEST, ListedImage, list_images
 from client.data.paths import existing_folder, subfolders
 from client.data.pixels import read_pixels
+from common.documents import Name
 from common.errors import DataError
-from common.protocol import Images, Name
+from common.protocol import Images
 
 
 def open_cohort(folder: Path, images: Images, patient_id_pattern: str | None = None) -> Cohort:

@@ -15,6 +15,7 @@ from common.errors import DataError
 from common.protocol import Images
 
 MANIFEST = "manifest.csv"
+MAX_MANIFEST_BYTES = 64 << 20  # more than half a million rows
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _COLUMNS = ("image", "label", "patient_id")
 _SPLIT = "split"
@@ -36,15 +37,21 @@ def list_images(folder: Path, images: Images, patient_id_pattern: str | None) ->
     """All images of one hospital, sorted by patient id, then path; DataError when unusable."""
     root = existing_folder(folder)
     if os.path.lexists(root / MANIFEST):
-        listed = list(_from_manifest(root, images))
+        found = _from_manifest(root, images)
     else:
-        listed = list(_from_class_folders(root, images, patient_id_pattern))
+        found = _from_class_folders(root, images, patient_id_pattern)
+    listed = list(_each_once(found))
     _check_whole(root, listed, images)
     return sorted(listed, key=lambda image: (image.patient_id, image.path))
 
 
 def _from_manifest(root: Path, images: Images) -> Iterator[ListedImage]:
     manifest = inside(root, MANIFEST, str(root))
+    if (size := manifest.stat().st_size) > MAX_MANIFEST_BYTES:
+        raise DataError(
+            f"{manifest}: expected at most {MAX_MANIFEST_BYTES >> 20} MB, found {size >> 20}; leave out "
+            f"columns that are not needed"
+        )
     with (
         open_regular(manifest, str(root)) as file,
         # "-sig": spreadsheets put a byte-order mark before the first column's name.
@@ -168,19 +175,25 @@ def _label(name: str, images: Images, where: str) -> int:
     return images.classes.index(name)
 
 
-def _check_whole(root: Path, listed: list[ListedImage], images: Images) -> None:
-    """DataError for what only shows over all images together."""
-    if not listed:
-        raise DataError(f"{root}: expected images, found none; list or copy them into the folder")
+def _each_once(found: Iterator[ListedImage]) -> Iterator[ListedImage]:
+    """`found`, DataError at the first image that was there before: no list is longer than the folder."""
     first: dict[Path, ListedImage] = {}
-    of_patient: dict[str, ListedImage] = {}
-    for image in listed:
+    for image in found:
         earlier = first.setdefault(image.path, image)
         if earlier is not image:
             raise DataError(
                 f"{image.where}: expected every image once, found the image of {earlier.where} "
                 f"again; remove one of the two"
             )
+        yield image
+
+
+def _check_whole(root: Path, listed: list[ListedImage], images: Images) -> None:
+    """DataError for what only shows over all images together."""
+    if not listed:
+        raise DataError(f"{root}: expected images, found none; list or copy them into the folder")
+    of_patient: dict[str, ListedImage] = {}
+    for image in listed:
         other = of_patient.setdefault(image.patient_id, image)
         if other.validation != image.validation:
             raise DataError(

@@ -1,6 +1,12 @@
-"""One image file -> its pixels, (size, size, channels), uint8 or uint16 as stored."""
+"""One image file -> its pixels, (size, size, channels), uint8 or uint16 as stored.
 
+A file of a few kilobytes can ask a decoder for gigabytes or for hours (THREATS.md T18), so how large
+it is, how often it is read and what it claims is bounded before anything is decoded.
+"""
+
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +18,17 @@ from common.errors import DataError
 from common.protocol import Images
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-MAX_PIXELS = 64_000_000  # width x height before decoding: 16 slices of 2000 x 2000 side by side
+# Width x height. What is decoded takes up to 11 bytes a pixel on its way: 300 MB, one second.
+MAX_PIXELS = 25_000_000
+MAX_FILE_BYTES = 100_000_000  # 8-bit RGB of so many pixels has 75 MB without compression
+
+# What Pillow reads before the first pixel; a TIFF's table of a million strips costs it seconds.
+_MOST_METADATA = 1 << 20  # bytes
+_MOST_READS = 100_000  # of a whole file; every part of one takes a few, however short it is
+_MOST_STRIPS = 10_000  # of a TIFF, which has at most one for each row of pixels
+# Of a JPEG: about ten make a progressive one, and each goes over all pixels in a few bytes.
+_MOST_SCANS = 50
+_START_OF_SCAN = b"\xff\xda"
 
 _GREY_8, _RGB_8 = "L", "RGB"
 _GREY_16 = ("I;16", "I;16L", "I;16B")
@@ -39,8 +55,11 @@ def _decode(path: Path, channels: int, where: str) -> Pixels:
     """The whole image (height, width, 1 or 3): 3 only where the file and the protocol have 3."""
     with open_regular(path, where) as file:
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            bounded = _Bounded(file, where)
+            with Image.open(bounded, formats=FORMATS) as image:  # type: ignore[arg-type]
+                bounded.opened = True
                 _check_kind(image, where)
+                _check_work(image, file, where)
                 if image.mode == _RGB_8 and channels == 1:
                     pixels = np.asarray(image.convert(_GREY_8))
                 else:
@@ -66,7 +85,8 @@ def _check_kind(image: ImageFile.ImageFile, where: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(where, f"{width} x {height}")
-    if getattr(image, "n_frames", 1) != 1:
+    # Not n_frames, for which Pillow goes through all of them.
+    if getattr(image, "is_animated", False):
         raise DataError(f"{where}: expected one image in a file, found several; export each apart")
     # Transparency is refused, since nothing says what lies behind it; a palette is refused, since
     # its numbers are no intensities and its colours are often an overlay or a segmentation.
@@ -94,6 +114,43 @@ def _check_kind(image: ImageFile.ImageFile, where: str) -> None:
             )
 
 
+def _check_work(image: ImageFile.ImageFile, file: BinaryIO, where: str) -> None:
+    """DataError when decoding would take many times what an image of this size takes."""
+    if len(image.tile) > _MOST_STRIPS:
+        raise _too_costly(where, f"one of {len(image.tile)} strips")
+    if "jpeg" in (image.format or "").lower() + str(image.info.get("compression")):
+        position = file.tell()
+        file.seek(0)
+        # Within a scan a byte FF is always followed by another code.
+        scans = file.read(MAX_FILE_BYTES).count(_START_OF_SCAN)
+        file.seek(position)
+        if scans > _MOST_SCANS:
+            raise _too_costly(where, f"a JPEG of {scans} scans")
+
+
+class _Bounded:
+    """An image file as Pillow may read it: until it is `opened` no more than `_MOST_METADATA` bytes.
+
+    DataError, opening with `where`, when it is more, or when file or number of parts are too large.
+    """
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+            raise _too_costly(where, f"one of {size // 1_000_000} MB")
+        self._file, self._where, self._reads, self._bytes = file, where, 0, 0
+        self.opened = False
+        self.seek, self.tell, self.fileno = file.seek, file.tell, file.fileno
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._reads, self._bytes = self._reads + 1, self._bytes + len(data)
+        if self._reads > _MOST_READS:
+            raise _too_costly(self._where, f"one that takes more than {_MOST_READS} reads")
+        if self._bytes > _MOST_METADATA and not self.opened:
+            raise _too_costly(self._where, f"one with {self._bytes} bytes before the first pixel")
+        return data
+
+
 def _centre_crop(pixels: Pixels, size: int, where: str) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) < size:
@@ -118,6 +175,13 @@ def _resize(pixels: Pixels, size: int) -> Pixels:
         scaled = Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR)
         resized[:, :, channel] = np.clip(np.rint(np.asarray(scaled)), 0, highest)
     return resized
+
+
+def _too_costly(where: str, found: str) -> DataError:
+    return DataError(
+        f"{where}: expected a plain image of at most {MAX_FILE_BYTES // 1_000_000} MB, found {found}; "
+        f"export it again, without metadata"
+    )
 
 
 def _too_large(where: str, found: str) -> DataError:

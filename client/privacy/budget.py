@@ -1,22 +1,20 @@
 """What a study may spend at this hospital: its noise, the price of a request, and the hard stop.
 
-The stricter of study protocol and site policy wins: a lower cap, or patients that earlier studies
-have drawn on, mean more noise at this hospital. The noise of a study never changes once it has
-begun, since what is planned was composed with it.
+The stricter of study protocol and site policy wins: a lower cap, a floor under the noise, or patients
+that earlier studies have drawn on, mean more noise at this hospital. The noise of a study never
+changes once it has begun, since what is planned was composed with it.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 
 from client.ledger import Account, Ledger, Spend
+from client.policy import Permit
 from client.privacy.accounting import epsilon_of
 from client.privacy.calibration import calibrate
-from common.errors import BudgetError
+from common.bounds import MOST_EXTRA_NOISE
+from common.errors import BudgetError, LimitError
 from common.protocol import StudyProtocol
-
-# Times the noise that the protocol's own epsilon asks for. Beyond it an update has less than a
-# hundredth of its weight in the average: patients would pay for next to nothing.
-MOST_EXTRA_NOISE = 10.0
 
 ACCOUNTS: tuple[Account, ...] = ("training", "validation")
 
@@ -33,31 +31,39 @@ def protocol_noise(protocol: StudyProtocol) -> dict[Account, float]:
 
 
 def price(
-    protocol: StudyProtocol, server_round: int, ledger: Ledger, cap: float, *, training: bool
+    protocol: StudyProtocol, server_round: int, ledger: Ledger, permit: Permit, *, training: bool
 ) -> dict[Account, Spend]:
-    """What a request of `server_round` costs at this hospital; BudgetError when that is too much.
-
-    `cap` is epsilon for life, on each account, over everything that stands in `ledger`.
-    """
-    noise = study_noise(protocol, ledger, cap)
+    """What a request of `server_round` costs at this hospital; BudgetError when that is too much."""
+    noise = study_noise(protocol, ledger, permit)
     spends = spends_of(protocol, server_round, noise, training=training)
-    check_affordable(ledger, spends, protocol, cap)
+    check_affordable(ledger, spends, protocol, permit.max_epsilon)
     return spends
 
 
-def study_noise(protocol: StudyProtocol, ledger: Ledger, cap: float) -> dict[Account, float]:
+def study_noise(protocol: StudyProtocol, ledger: Ledger, permit: Permit) -> dict[Account, float]:
     """The noise multiplier of each account at this hospital, the same from first round to last.
 
-    What `ledger` says was used before in this study; at the start, the least with which the whole
-    study costs at most the protocol's epsilon and `cap`, and together with all that earlier studies
-    spent on the account at most `cap`. BudgetError when it would be more than `MOST_EXTRA_NOISE`
-    times the protocol's own.
+    What `ledger` says was used before in this study; at the start, the least that the permit allows
+    and with which the whole study costs at most the protocol's epsilon and the cap, and together
+    with all that earlier studies spent on the account at most the cap. BudgetError when it would be
+    more than `MOST_EXTRA_NOISE` times the protocol's own; LimitError when the study began with less
+    than the permit allows now.
     """
-    return {account: _study_noise(protocol, account, ledger, cap) for account in ACCOUNTS}
+    return {account: _study_noise(protocol, account, ledger, permit) for account in ACCOUNTS}
 
 
-def _study_noise(protocol: StudyProtocol, account: Account, ledger: Ledger, cap: float) -> float:
+def _study_noise(
+    protocol: StudyProtocol, account: Account, ledger: Ledger, permit: Permit
+) -> float:
+    cap, least = permit.max_epsilon, permit.min_noise_multiplier
     if begun := ledger.spends(account, study=protocol.digest):
+        if begun[0].noise_multiplier < least:
+            raise LimitError(
+                f"study '{protocol.study}' began with the noise multiplier "
+                f"{begun[0].noise_multiplier:.4g} on the {account} patients and the site policy now "
+                f"allows no less than {least:g}; the noise of a study stays as it began, so this one "
+                f"ends here"
+            )
         return begun[0].noise_multiplier
     if protocol.privacy.mechanism == "none":
         return 0.0
@@ -69,19 +75,20 @@ def _study_noise(protocol: StudyProtocol, account: Account, ledger: Ledger, cap:
     def fits(noise: float) -> bool:
         return epsilon_of([*earlier, _plan(protocol, account, noise)], delta).value <= cap
 
-    noise = own if cap >= asked else _noise_for(protocol, account, cap)
+    noise = max(least, own if cap >= asked else _noise_for(protocol, account, cap))
     if noise <= MOST_EXTRA_NOISE * own and fits(noise):
         return noise
-    if earlier and fits(MOST_EXTRA_NOISE * own):
+    if earlier and noise < MOST_EXTRA_NOISE * own and fits(MOST_EXTRA_NOISE * own):
         plan = _plan(protocol, account, noise)
         found = calibrate(cap, delta, plan.sampling_rate, plan.steps, earlier)
-        return min(found, MOST_EXTRA_NOISE * own)
+        return min(max(found, least), MOST_EXTRA_NOISE * own)
     spent = epsilon_of(earlier, delta).value
     raise BudgetError(
         f"the {account} patients have spent epsilon {spent:.3g} of the hospital's lifetime cap of "
-        f"{cap:g} at delta {delta:g}; study '{protocol.study}' asks for {asked:g} and would fit only "
-        f"with more than {MOST_EXTRA_NOISE:g} times its noise, and then for next to nothing; "
-        f"use another cohort or have the cap reviewed"
+        f"{cap:g} at delta {delta:g}, whose least noise multiplier is {least:g}; study "
+        f"'{protocol.study}' asks for {asked:g} and would fit only with more than "
+        f"{MOST_EXTRA_NOISE:g} times its noise, and then for next to nothing; use another cohort or "
+        f"have the policy reviewed"
     )
 
 

@@ -308,6 +308,7 @@ def test_with_two_users_all_walls_stand_and_the_study_runs(
     north, nobody = consortium.hospital("north"), pwd.getpwnam("nobody")
     consortium.prefix = for_every_user()
     consortium.edit(north / "site.toml", relay_user="nobody")
+    consortium.approve("north")
     consortium.folder.chmod(0o711)
     north.chmod(0o711)
     for file in ("connection.toml", "hospital.key", "hospital.crt", "ca.crt"):

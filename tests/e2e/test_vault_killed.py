@@ -17,6 +17,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from client.ledger import Ledger, Spend
 from client.policy import load_policy
 from client.privacy.accounting import epsilon_of
+from client.verification import verify
 from common import messages
 from common.messages import TrainReply, TrainRequest, fingerprint
 from common.models import build_model
@@ -37,7 +38,6 @@ FORKS_VAULTS = """
 import os, pkgutil, signal, sys, time
 from pathlib import Path
 import torch
-from client import egress, ledger_file
 from client.policy import load_policy
 from client.vault import Vault
 
@@ -168,8 +168,9 @@ class Hospital:
 
     def counted(self) -> tuple[int, int]:
         """(reserved, sealed) rounds of a ledger that has been checked, against what left."""
+        told = verify(self.site)  # policy, ledger, log and replies, whatever was killed
+        assert told.released.get("train-reply", 0) >= len(self.left)
         with Ledger.open(self.state) as ledger:
-            ledger.check_replies()
             training, validation = ledger.spends("training"), ledger.spends("validation")
             sealed = [e.body["request"] for e in ledger.entries if e.kind == "sealed"]
         assert len(training) == len(validation)  # every round evaluates
@@ -191,27 +192,30 @@ def hospital(tmp_path: Path, small_study: SmallStudy) -> Iterator[Hospital]:
 # (name, before or after, which call of it) -> (reserved, sealed) that the kill leaves behind
 BOUNDARIES = {
     "client.ledger.Ledger.reserve before 1": (0, 0),
-    "client.ledger_file._write_anchor before 1": (1, 0),  # committed, anchor behind
-    "client.ledger_file._write_anchor after 1": (1, 0),
+    "client.ledger_file.write_anchor before 1": (1, 0),  # committed, anchor behind
+    "client.ledger_file.write_anchor after 1": (1, 0),
     "client.ledger.Ledger.reserve after 1": (1, 0),
     "client.vault.evaluate before 1": (1, 0),
     "client.vault.train before 1": (1, 0),
     "client.vault.train after 1": (1, 0),
-    "client.egress.release before 1": (1, 0),
-    "client.egress.release after 1": (1, 0),
     "client.ledger.Ledger.seal before 1": (1, 0),
-    "client.ledger_file._write_anchor before 2": (1, 1),
-    "client.ledger_file._write_anchor after 2": (1, 1),
+    "client.ledger_file.write_anchor before 2": (1, 1),
+    "client.ledger_file.write_anchor after 2": (1, 1),
     "client.ledger.Ledger.seal after 1": (1, 1),
+    "client.vault.release before 1": (1, 1),
+    "client.egress_log.write_anchor before 1": (1, 1),  # logged, anchor behind
+    "client.egress_log.write_anchor after 1": (1, 1),
+    "client.vault.release after 1": (1, 1),
     "driver.send before 1": (1, 1),
     "driver.send after 1": (1, 1),
 }
 
 
 FEW = (
-    "client.ledger_file._write_anchor before 1",
+    "client.ledger_file.write_anchor before 1",
     "client.vault.train after 1",
-    "client.ledger_file._write_anchor before 2",
+    "client.ledger_file.write_anchor before 2",
+    "client.egress_log.write_anchor before 1",
     "driver.send before 1",
 )
 
@@ -303,7 +307,7 @@ while True:
             if ledger.pending(key) is None:
                 spends, terms = {"training": Spend(1.5, 0.25, 8)}, {"validation-fraction": 0.2}
                 ledger.reserve(key, "5" * 64, number, spends, terms)
-            ledger.seal(key, key.encode() * 2000)
+            ledger.seal(key, key.encode() * 2000, "e" * 64)
     with sent.open("a") as file:
         file.write(key + "\\n")
 """

@@ -16,7 +16,6 @@ from client import training
 from client import vault as vault_module
 from client.data import Cohort, Patients
 from client.ledger import Ledger
-from client.policy import SitePolicy
 from client.privacy.engine import NoisyStep
 from client.privacy.sampling import poisson_draw
 from client.vault import Vault
@@ -24,6 +23,7 @@ from common import messages
 from common.model_spec import model_of
 from common.protocol import StudyProtocol
 from tests import honesty
+from tests.hospital import approved, policy_of
 
 FEW = [1, 2, 192, 193, 400]
 
@@ -69,16 +69,8 @@ class Seen:
         """Constants of the steps, entries of the ledger, length of the reply, and its public fields."""
         self.constants.clear()
         state.mkdir()
-        Ledger.create(state)
         patch.setattr(vault_module, "open_cohort", lambda *_: cohort(patients))
-        policy = SitePolicy(
-            hospital="north",
-            data=state,
-            state=state,
-            device="cpu",
-            approved_studies=(study.digest,),
-            max_epsilon=8.0,
-        )
+        policy = approved(policy_of(state, study.digest, max_epsilon=8.0))
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = model_of(study)
@@ -89,7 +81,7 @@ class Seen:
         assert isinstance(reply, messages.TrainReply)
         assert reply.histogram is not None
         header = json.loads(messages.header_of(reply))
-        secret = ("histogram", "ledger_head")  # noised; a hash over the time of day
+        secret = ("histogram", "ledger_head", "policy")  # noised; hashes over the time of day
         with Ledger.read(state) as ledger:
             reserved = [(r.spends, dict(r.terms)) for r in ledger.reservations()]
         return (

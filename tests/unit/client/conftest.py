@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
+from client.approval import begin
+from client.egress_log import EgressLog
 from client.ledger import Account, Ledger, Spend
 from client.policy import SitePolicy
 from client.terms import terms_of
 from common.protocol import StudyProtocol
+from tests.hospital import LIMITS, approved
 
 MakeStudy = Callable[..., StudyProtocol]
 
@@ -23,7 +25,7 @@ class Office:
     def __init__(self, folder: Path) -> None:
         self.folder, self.state, self.site = folder, folder / "state", folder / "site.toml"
         self.state.mkdir()
-        Ledger.create(self.state)
+        begin(self.state)
         self.write_policy()
         self._asked = 0
 
@@ -34,11 +36,11 @@ class Office:
             "state": self.state,
             "approved_studies": (),
             "max_epsilon": 30.0,
+            "limits": LIMITS,
         }
         policy = SitePolicy.model_validate(fields | changes)
-        text = tomli_w.dumps(policy.model_dump(by_alias=True, exclude_none=True, mode="json"))
-        self.site.write_text(text)
-        return policy
+        self.site.write_text(policy.to_toml())
+        return approved(policy)
 
     def answer(
         self,
@@ -50,14 +52,19 @@ class Office:
         **policy: Any,
     ) -> None:
         """Reserve (and seal) `rounds` rounds of `study`."""
-        terms = terms_of(study, self.write_policy(**policy))
+        self.policy = self.write_policy(**policy)
+        terms = terms_of(study, self.policy)
         for server_round in range(1, rounds + 1):
             self._asked += 1
             request = f"{self._asked:064x}"
+            log = EgressLog(self.state)
+            log.approval_of(self.policy.digest)
             with Ledger.open(self.state) as ledger:
-                ledger.reserve(request, study.digest, server_round, spends, terms)
+                reserved = ledger.reserve(request, study.digest, server_round, spends, terms)
                 if sealed:
-                    ledger.seal(request, f"reply {self._asked}".encode())
+                    reply = f"reply {self._asked}".encode()
+                    ledger.seal(request, reply, log.head)
+                    log.write(reply, "train-reply", None, reserved.head)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What `intramural-client check` finds, against a health page of the test's own behind real TLS."""
 
+import contextlib
 import json
 import shutil
 import ssl
@@ -13,13 +14,17 @@ from typing import Any
 
 import pytest
 import tomli_w
+from PIL import Image
 
 from client import check
+from client.approval import approve as approve_policy
+from client.approval import begin
 from client.check import Finding, print_findings
 from client.keys import make_hospital_key
-from client.ledger import Ledger
+from common.errors import EgressError, PolicyError
 from common.protocol import StudyProtocol, parse_protocol
 from server.provision import approve, initialise
+from tests.hospital import LIMITS
 
 SmallStudy = Callable[..., StudyProtocol]
 
@@ -54,12 +59,13 @@ def health(home: Path, said: dict[str, Any] | bytes) -> Iterator[int]:
 
 
 def write_images(folder: Path) -> None:
-    """Twelve patients, of whom nobody looks at the pixels."""
+    """Twelve patients in both classes, and what a study has of them: their sizes."""
     folder.mkdir()
-    rows = [f"{n}.png,{'nodule' if n % 2 else 'non-nodule'},patient-{n}" for n in range(12)]
-    (folder / "manifest.csv").write_text("\n".join(["image,label,patient_id", *rows]))
-    for n in range(12):
-        (folder / f"{n}.png").write_bytes(b"")
+    rows = ["image,label,patient_id"]
+    for n in range(24):
+        rows.append(f"{n}.png,{'nodule' if n % 2 else 'non-nodule'},patient-{n // 2}")
+        Image.new("L", (16, 16), n).save(folder / f"{n}.png")
+    (folder / "manifest.csv").write_text("\n".join(rows))
 
 
 class Package:
@@ -76,7 +82,8 @@ class Package:
         self.state = self.folder / "state"
         self.state.mkdir(mode=0o700)
         write_images(self.folder / "data")
-        Ledger.create(self.state)
+        begin(self.state)
+        self.approves = True  # whatever stands in its policy
         self.policy: dict[str, Any] = {
             "hospital": "north",
             "data": str(self.folder / "data"),
@@ -84,6 +91,7 @@ class Package:
             "socket": str(self.folder / "vault.sock"),
             "approved-studies": [study.digest],
             "max-epsilon": 10.0,
+            "limits": LIMITS,
         }
         self.connection: dict[str, Any] = {
             "hospital": "north",
@@ -97,6 +105,9 @@ class Package:
 
     def findings(self) -> dict[str, Finding]:
         (self.folder / "site.toml").write_text(tomli_w.dumps(self.policy))
+        with contextlib.suppress(PolicyError, EgressError):
+            if self.approves:
+                approve_policy(self.folder / "site.toml", None)
         (self.folder / "connection.toml").write_text(tomli_w.dumps(self.connection))
         found = check.findings(self.folder / "site.toml", self.folder / "connection.toml")
         return {finding.what: finding for finding in found}
@@ -185,6 +196,10 @@ def spoil_study(package: Package) -> None:
     package.policy["approved-studies"] = ["0" * 64]
 
 
+def spoil_approval(package: Package) -> None:
+    package.approves = False
+
+
 def spoil_policy(package: Package) -> None:
     package.policy["max-epsilonn"] = 1.0
 
@@ -227,6 +242,10 @@ def spoil_data(package: Package) -> None:
     (package.folder / "data" / "manifest.csv").write_text("image,label\n")
 
 
+def spoil_image(package: Package) -> None:
+    (package.folder / "data" / "3.png").write_bytes(b"no image")
+
+
 def spoil_device(package: Package) -> None:
     package.policy["device"] = "cuda"
 
@@ -234,7 +253,8 @@ def spoil_device(package: Package) -> None:
 @pytest.mark.parametrize(
     ("spoil", "what", "said"),
     [
-        (spoil_study, "study protocol", "approved-studies"),
+        (spoil_study, "study protocol", "intramural-client approve"),
+        (spoil_approval, "approval and egress log", "never approved"),
         (spoil_policy, "site policy", "max-epsilon"),
         (spoil_ledger, "ledger", "ledger"),
         (spoil_key, "key and certificate", "is not the key"),
@@ -245,6 +265,7 @@ def spoil_device(package: Package) -> None:
         (spoil_protocol, "study protocol", "protocol.toml"),
         (spoil_connection, "connection", "coordinator"),
         (spoil_data, "data", "patient_id"),
+        (spoil_image, "data", "3.png"),
         (spoil_device, "device", "no /no/driver"),
     ],
 )
@@ -280,3 +301,17 @@ def test_findings_are_printed_and_one_bad_one_is_enough(capsys: pytest.CaptureFi
     assert print_findings(iter([fine, odd]))
     assert not print_findings(iter([fine, wrong, odd]))
     assert "it is bad [x]" in capsys.readouterr().out
+
+
+def test_where_a_log_keeps_it_no_file_of_a_patient_is_named(
+    package: Package, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`start` writes to a terminal or to the journal of the machine; `check` is for eyes."""
+    spoil_image(package)
+    data = [finding for finding in package.findings().values() if finding.what == "data"]
+    assert not check.print_findings(iter(data))
+    assert "3.png" in capsys.readouterr().out
+    assert not check.print_findings(iter(data), kept=True)
+    said = capsys.readouterr().out
+    assert "3.png" not in said
+    assert "intramural-client check" in said

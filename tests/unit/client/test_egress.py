@@ -1,11 +1,19 @@
-"""The last check: the known replies in the study's own shapes, and nothing else."""
+"""The last check: the known replies in the study's own shapes, and nothing else; all of it on record."""
 
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from client.egress import release
+from client.egress import Allowed, large_enough, release
+from client.egress_log import EgressLog
 from common import messages
 from common.arrays import Arrays
 from common.errors import EgressError, LedgerError
@@ -19,33 +27,86 @@ HEADER: dict[str, Any] = {
     "request": "2" * 64,
     "ledger_head": "3" * 64,
     "previous_head": "4" * 64,
+    "policy": "5" * 64,
     "histogram": HISTOGRAM,
     "histogram_noise": 1.5,
+    "suppressed": False,
 }
 TRAINED: dict[str, Any] = HEADER | {"noise_multiplier": 0.8}
 NOT_JUDGED: dict[str, Any] = TRAINED | {"histogram": None, "histogram_noise": None}
+ALLOWED = Allowed(study="1" * 64, round=2, update_spec=SPEC, largest_norm=100.0)
 
 
 def update() -> Arrays:
     return {name: np.full(shape, 0.5, np.float32) for name, shape in SPEC.items()}
 
 
+@pytest.fixture
+def log(tmp_path: Path) -> EgressLog:
+    EgressLog.create(tmp_path)
+    log = EgressLog(tmp_path)
+    log.approve("a" * 64, None)
+    return log
+
+
+@pytest.fixture
+def out(log: EgressLog, tmp_path: Path) -> Callable[..., bytes]:
+    """`release`, and that a frame is on record exactly when it left."""
+
+    def released(frame: bytes, allowed: Allowed | None = ALLOWED) -> bytes:
+        before = EgressLog.read(tmp_path)
+        try:
+            left = release(frame, "north", allowed, log)
+        except EgressError:
+            assert EgressLog.read(tmp_path) == before
+            raise
+        *earlier, last = EgressLog.read(tmp_path)
+        assert earlier == before
+        assert last.body["sha256"] == hashlib.sha256(left).hexdigest()
+        assert last.body["bytes"] == len(left)
+        assert last.body["policy"] == "a" * 64
+        return left
+
+    return released
+
+
 @pytest.mark.parametrize(
-    "reply",
+    ("reply", "head"),
     [
-        TrainReply(**TRAINED, arrays=update()),
-        TrainReply(**NOT_JUDGED, arrays=update()),
-        EvaluateReply(**HEADER),
-        HelloReply(hospital="north"),
-        Refusal.of(LedgerError("detail")),
+        (TrainReply(**TRAINED, arrays=update()), "3" * 64),
+        (TrainReply(**NOT_JUDGED, arrays=update()), "3" * 64),
+        (TrainReply(**NOT_JUDGED | {"suppressed": True}, arrays=update()), "3" * 64),
+        (EvaluateReply(**HEADER), "3" * 64),
+        (HelloReply(hospital="north"), None),
+        (Refusal.of(LedgerError("detail")), None),
     ],
-    ids=lambda reply: reply.kind,
+    ids=lambda reply: getattr(reply, "kind", ""),
 )
-def test_a_known_reply_leaves_as_it_is(reply: messages.Reply) -> None:
-    frame = release(reply, SPEC)
-    assert frame == messages.encode(reply)
-    assert messages.header_of(messages.decode(frame)) == messages.header_of(reply)
+def test_a_known_reply_leaves_as_it_is(
+    reply: messages.Reply, head: str | None, out: Callable[..., bytes], tmp_path: Path
+) -> None:
+    frame = messages.encode(reply)
+    assert out(frame) == frame
     assert b"detail" not in frame
+    body = EgressLog.read(tmp_path)[-1].body
+    assert (body["kind"], body["ledger"]) == (reply.kind, head)
+    assert body["code"] == ("E-LEDGER" if isinstance(reply, Refusal) else None)
+
+
+@pytest.mark.parametrize("reply", [TrainReply(**TRAINED, arrays=update()), EvaluateReply(**HEADER)])
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        None,
+        Allowed("0" * 64, 2, SPEC, 100.0),
+        Allowed("1" * 64, 3, SPEC, 100.0),
+    ],
+)
+def test_an_answer_to_another_question_stays(
+    reply: messages.Reply, allowed: Allowed | None, out: Callable[..., bytes]
+) -> None:
+    with pytest.raises(EgressError):
+        out(messages.encode(reply), allowed)
 
 
 def changed(name: str, value: np.ndarray[Any, Any] | None) -> dict[str, Any]:
@@ -69,26 +130,27 @@ def changed(name: str, value: np.ndarray[Any, Any] | None) -> dict[str, Any]:
         (changed("scale", np.zeros(1, np.float32)), "shape"),
         (changed("bias", np.zeros(2, np.float64)), "dtype"),
         (changed("bias", np.zeros(2, np.int32)), "dtype"),
-        (changed("bias", np.array(["id-1", "id-2"], object)), "dtype"),
         (changed("bias", np.array([0, np.nan], np.float32)), "not finite"),
         (changed("bias", np.array([0, np.inf], np.float32)), "not finite"),
+        (changed("bias", np.array([0, 101], np.float32)), "norm 101 and an honest one at most 100"),
     ],
 )
-def test_another_update_stays(arrays: Arrays, says: str) -> None:
+def test_another_update_stays(arrays: Arrays, says: str, out: Callable[..., bytes]) -> None:
     for header in (TRAINED, NOT_JUDGED):
         reply = TrainReply.model_construct(**header, arrays=arrays)
         with pytest.raises(EgressError, match=says):
-            release(reply, SPEC)
+            out(messages.encode(reply))
 
 
-def test_what_is_not_trained_does_not_leave() -> None:
+def test_what_is_not_trained_does_not_leave(out: Callable[..., bytes]) -> None:
     """A study that trains the head: the very update that leaves elsewhere stays here."""
-    head = {"bias": SPEC["bias"]}
+    head = Allowed("1" * 64, 2, {"bias": SPEC["bias"]}, 100.0)
     whole = TrainReply(**TRAINED, arrays=update())
-    assert release(whole, SPEC)
+    assert out(messages.encode(whole))
     with pytest.raises(EgressError, match=r"unexpected \['conv.weight', 'scale'\]"):
-        release(whole, head)
-    assert release(whole.model_copy(update={"arrays": {"bias": update()["bias"]}}), head)
+        out(messages.encode(whole), head)
+    own = whole.model_copy(update={"arrays": {"bias": update()["bias"]}})
+    assert out(messages.encode(own), head)
 
 
 @pytest.mark.parametrize(
@@ -96,49 +158,156 @@ def test_what_is_not_trained_does_not_leave() -> None:
     [
         EvaluateReply(**HEADER, arrays=update()),
         HelloReply(hospital="north", arrays={"image": np.zeros((16, 16), np.float32)}),
-        Refusal(code="E-DATA", text="no", arrays={"image": np.zeros((16, 16), np.float32)}),
+        Refusal.of(LedgerError()).model_copy(update={"arrays": update()}),
     ],
     ids=lambda reply: reply.kind,
 )
-def test_only_an_update_holds_arrays(reply: messages.Reply) -> None:
+def test_only_an_update_holds_arrays(reply: messages.Reply, out: Callable[..., bytes]) -> None:
     with pytest.raises(EgressError, match="unexpected"):
-        release(reply, SPEC)
+        out(messages.encode(reply))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        messages.TrainRequest(protocol="", round=1, arrays=update()),
-        messages.EvaluateRequest(protocol="", round=1, arrays=update()),
-        messages.HelloRequest(),
-        update(),
+        messages.encode(messages.TrainRequest(protocol="", round=1, arrays=update())),
+        messages.encode(messages.EvaluateRequest(protocol="", round=1, arrays=update())),
+        messages.encode(messages.HelloRequest()),
+        messages.encode(HelloReply(hospital="secret-patient")),
         b"bytes",
-        None,
+        b"",
+        messages.MAGIC,
+        messages.MAGIC + struct.pack("<I", 2**31) + b"{}",
     ],
-    ids=lambda other: type(other).__name__,
 )
-def test_what_is_no_reply_stays(other: Any) -> None:
-    with pytest.raises(EgressError, match="is not a reply"):
-        release(other, SPEC)
+def test_what_is_no_reply_of_this_hospital_stays(other: bytes, out: Callable[..., bytes]) -> None:
+    with pytest.raises(EgressError):
+        out(other)
 
 
-@pytest.mark.parametrize("kind", [TrainReply, EvaluateReply])
 @pytest.mark.parametrize(
-    "histogram",
+    "refused",
     [
-        ((0.0,) * HISTOGRAM_BINS, (0.0,) * (HISTOGRAM_BINS - 1)),
-        ((0.0,) * (HISTOGRAM_BINS + 1),) * 2,
-        ((), ()),
-        ((0.0,) * HISTOGRAM_BINS,),
-        ((float("nan"),) * HISTOGRAM_BINS,) * 2,
-        ((float("inf"),) * HISTOGRAM_BINS,) * 2,
+        {"code": "E-DATA", "text": "/data/SECRET^PATIENT.png"},
+        {"code": "E-DATA", "text": ""},
+        {"code": "E-DATA", "text": LedgerError.public_text},
+        {"code": "E-PATIENT-SECRET", "text": LedgerError.public_text},
+        {"code": ["E-DATA"], "text": LedgerError.public_text},
+        {"code": None, "text": None},
     ],
 )
-def test_another_histogram_stays(
-    kind: type[TrainReply] | type[EvaluateReply], histogram: Any
+def test_a_refusal_is_one_of_the_catalogue_word_for_word(
+    refused: dict[str, Any], out: Callable[..., bytes]
 ) -> None:
-    arrays = update() if kind is TrainReply else {}
-    header = TRAINED if kind is TrainReply else HEADER
-    reply = kind.model_construct(**header | {"histogram": histogram}, arrays=arrays)
-    with pytest.raises(EgressError, match="histogram"):
-        release(reply, SPEC)
+    with pytest.raises(EgressError, match="of a refusal"):
+        out(frame_of({"kind": "refusal", "names": [], **refused}))
+
+
+def frame_of(header: Any, arrays: bytes | None = None, text: str | None = None) -> bytes:
+    """A frame with whatever header, whether or not a message has it."""
+    if text is None:
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    content = text.encode()
+    return messages.MAGIC + struct.pack("<I", len(content)) + content + (arrays or save({}))
+
+
+def header_and_arrays(reply: messages.Reply) -> tuple[dict[str, Any], bytes]:
+    frame = messages.encode(reply)
+    (length,) = struct.unpack("<I", frame[8:12])
+    return json.loads(frame[12 : 12 + length]), frame[12 + length :]
+
+
+WRONG: dict[str, list[Any]] = {
+    "study": ["SECRET^PATIENT", "1" * 63, None, 1],
+    "round": [True, 1.0, 2.0, "2", 3, None],
+    "request": ["SECRET", "G" * 64, "2" * 64 + "\n", None],
+    "ledger_head": ["SECRET", None, 3],
+    "previous_head": ["SECRET", 0, ["4" * 64]],
+    "policy": ["/etc/intramural/site.toml", None],
+    "histogram": ["00", "0" * 255, "0" * 257, "SECRET", [[0.5] * 16] * 2, 0, "0000c07f" * 32],
+    "histogram_noise": [-1.0, 1e300, "1.5", True, [1.5]],
+    "suppressed": [None, 0, 1, "false"],
+    "noise_multiplier": [-1.0, 1e300, None, True, 10**300],
+    "names": [["conv.weight", "bias"], [], "bias", [1, 2, 3], None],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, some in WRONG.items() for v in some])
+def test_each_key_has_one_form(key: str, value: Any, out: Callable[..., bytes]) -> None:
+    header, arrays = header_and_arrays(TrainReply(**TRAINED, arrays=update()))
+    assert out(frame_of(header, arrays))
+    with pytest.raises(EgressError):
+        out(frame_of(header | {key: value}, arrays))
+
+
+def test_no_key_may_be_added_or_left_out(out: Callable[..., bytes]) -> None:
+    header, arrays = header_and_arrays(TrainReply(**TRAINED, arrays=update()))
+    for key in header:
+        if key == "kind":
+            continue
+        with pytest.raises(EgressError, match="other keys"):
+            out(frame_of({k: v for k, v in header.items() if k != key}, arrays))
+    for key in ("loss", "patients", "count", "n", "traceback"):
+        with pytest.raises(EgressError, match="other keys"):
+            out(frame_of(header | {key: 1}, arrays))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda text: text.replace(":", ": ", 1),
+        lambda text: text + " ",
+        lambda text: text.replace('"round":2', '"round":2,"round":2'),
+        lambda text: text.replace('"round":2', '"round":2.0'),
+        lambda text: text.replace('"suppressed":false', '"suppressed":NaN'),
+        lambda _: "[" * 100_000,
+        lambda _: chr(34) + "text" + chr(34),
+    ],
+)
+def test_a_header_can_be_written_in_one_way_only(
+    hidden: Callable[[str], str], out: Callable[..., bytes]
+) -> None:
+    """Blanks, an order and a doubled key are places to hide something."""
+    header, arrays = header_and_arrays(TrainReply(**TRAINED, arrays=update()))
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    with pytest.raises(EgressError):
+        out(frame_of(None, arrays, hidden(text)))
+
+
+def test_nothing_hides_beside_the_arrays(out: Callable[..., bytes]) -> None:
+    header, arrays = header_and_arrays(TrainReply(**TRAINED, arrays=update()))
+    (length,) = struct.unpack("<Q", arrays[:8])
+    listing, values = arrays[8 : 8 + length], arrays[8 + length :]
+    noted = save(update(), metadata={"patient": "SECRET"})
+    padded = struct.pack("<Q", length + 8) + listing + b" " * 8 + values
+    for other in (noted, padded, arrays + b"SECRET"):
+        with pytest.raises(EgressError):
+            out(frame_of(header, other))
+
+
+@pytest.mark.parametrize(
+    ("patients", "least", "enough"),
+    [
+        ((10, 10), 10, True),
+        ((9, 10), 10, False),
+        ((10, 9), 10, False),  # the other class would give it away
+        ((0, 90), 1, False),
+        ((1, 1), 1, True),
+    ],
+)
+def test_a_small_class_suppresses_both(patients: tuple[int, int], least: int, enough: bool) -> None:
+    assert large_enough(patients, least) is enough
+
+
+@pytest.mark.parametrize("cell", [nan, inf, -inf, 1e10, -1e10])
+def test_a_cell_of_a_histogram_is_a_number(cell: float, out: Callable[..., bytes]) -> None:
+    header, arrays = header_and_arrays(TrainReply(**TRAINED, arrays=update()))
+    cells = np.array([cell] + [0.5] * 31, "<f4").tobytes().hex()
+    with pytest.raises(EgressError, match="'histogram'"):
+        out(frame_of(header | {"histogram": cells}, arrays))
+
+
+def test_without_its_log_nothing_leaves(log: EgressLog, tmp_path: Path) -> None:
+    (tmp_path / "egress.jsonl").unlink()
+    with pytest.raises(EgressError, match="expected the egress log"):
+        release(messages.encode(HelloReply(hospital="north")), "north", None, log)

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 def answer(ledger: Ledger, request: str, reply: bytes, study: str = STUDY) -> str:
     """Reserve and seal one request; the head that its reply carries."""
     head = ledger.reserve(request, study, 1, {"training": TRAINING}, TERMS).head
-    ledger.seal(request, reply)
+    ledger.seal(request, reply, "e" * 64)
     return head
 
 
@@ -84,7 +84,7 @@ def test_a_reservation_survives_kill_and_is_still_open(folder: Path) -> None:
         assert (found.request, found.study, found.round) == (KEY, STUDY, 3)
         assert found.spends == {"training": TRAINING}
         assert found.terms == {"validation-fraction": 0.2}
-        ledger.seal(KEY, b"reply")
+        ledger.seal(KEY, b"reply", "e" * 64)
     with Ledger.open(folder) as ledger:
         assert ledger.pending(KEY) is None
         assert ledger.previous_head(STUDY) == found.head
@@ -96,7 +96,7 @@ def test_pending_is_this_very_request_and_unsealed(folder: Path) -> None:
         assert ledger.pending(KEY) is None
         ledger.reserve(KEY, STUDY, 1, {"training": TRAINING}, TERMS)
         assert ledger.pending(OTHER) is None
-        ledger.seal(KEY, b"reply")
+        ledger.seal(KEY, b"reply", "e" * 64)
         assert ledger.pending(KEY) is None
 
 
@@ -106,7 +106,7 @@ def test_a_second_reservation_counts_on_top_and_is_the_one_that_is_sealed(folder
         ledger.reserve(KEY, STUDY, 1, {"training": TRAINING}, TERMS)
         second = ledger.reserve(KEY, STUDY, 1, {"training": TRAINING}, {**TERMS, "delta": 1e-6})
         assert ledger.pending(KEY) == second
-        ledger.seal(KEY, b"reply")
+        ledger.seal(KEY, b"reply", "e" * 64)
         assert ledger.previous_head(STUDY) == second.head
         assert ledger.pending(KEY) is None
         assert ledger.spends("training") == [TRAINING] * 2
@@ -133,10 +133,10 @@ def test_a_sealed_reply_comes_back_and_an_unknown_one_is_none(folder: Path) -> N
 def test_a_request_is_sealed_once_and_never_unreserved(folder: Path) -> None:
     with Ledger.open(folder) as ledger:
         with pytest.raises(LedgerError, match="expected a reservation to seal"):
-            ledger.seal(KEY, b"never reserved")
+            ledger.seal(KEY, b"never reserved", "e" * 64)
         answer(ledger, KEY, b"first")
         with pytest.raises(LedgerError, match="expected a reservation to seal"):
-            ledger.seal(KEY, b"second")
+            ledger.seal(KEY, b"second", "e" * 64)
     with Ledger.open(folder) as ledger:
         assert ledger.sealed_reply(KEY) == b"first"
 

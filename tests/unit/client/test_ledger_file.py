@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from client.chain import GENESIS, canonical, hash_of
 from client.ledger import Account, Ledger, Spend, Terms
-from client.ledger_file import ANCHOR, DATABASE, GENESIS, LOCK, canonical, hash_of
+from client.ledger_file import ANCHOR, DATABASE, LOCK
 from common.errors import LedgerError
 from common.files import sha256
 
@@ -26,7 +27,7 @@ TERMS: Terms = {"validation-fraction": 0.2}
 def answer(folder: Path, number: int, reply: bytes = b"reply" * 2000) -> None:
     with Ledger.open(folder) as ledger:
         ledger.reserve(f"{number:064x}", STUDY, number, SPENDS, TERMS)
-        ledger.seal(f"{number:064x}", reply)
+        ledger.seal(f"{number:064x}", reply, "e" * 64)
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ with Ledger.open(Path(sys.argv[1])) as ledger:
         key = f"{number:064x}"
         spends, terms = {"training": Spend(1.5, 0.25, 8)}, {"validation-fraction": 0.2}
         ledger.reserve(key, "5" * 64, number, spends, terms)
-        ledger.seal(key, b"reply")
+        ledger.seal(key, b"reply", "e" * 64)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -371,10 +372,10 @@ def test_a_full_database_is_named_and_leaves_the_ledger_as_it_was(folder: Path) 
         connection.execute(f"PRAGMA max_page_count = {pages}")
         ledger.reserve("a" * 64, STUDY, 4, SPENDS, TERMS)
         with pytest.raises(LedgerError, match="found the disk full; free some space"):
-            ledger.seal("a" * 64, bytes(100_000))
+            ledger.seal("a" * 64, bytes(100_000), "e" * 64)
         assert ledger.sealed_reply("a" * 64) is None
         connection.execute(f"PRAGMA max_page_count = {pages + 1000}")  # some space was freed
-        ledger.seal("a" * 64, bytes(100_000))
+        ledger.seal("a" * 64, bytes(100_000), "e" * 64)
     with Ledger.open(folder) as ledger:
         assert len(ledger.entries) == 9
         assert ledger.sealed_reply("a" * 64) == bytes(100_000)
@@ -387,7 +388,7 @@ def test_an_anchor_that_finds_the_disk_full_is_named_and_the_spend_counts(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken, Ledger.open(folder) as ledger:
-        broken.setattr("client.ledger_file.write_atomic", full)
+        broken.setattr("client.chain.write_atomic", full)
         with pytest.raises(LedgerError, match="found the disk full"):
             ledger.reserve("a" * 64, STUDY, 4, SPENDS, TERMS)
     with Ledger.open(folder) as ledger:
@@ -409,7 +410,7 @@ try:
         with Ledger.open(state) as ledger:
             key, terms = f"{number:064x}", {"validation-fraction": 0.2}
             ledger.reserve(key, "5" * 64, number, {"training": Spend(1.5, 0.25, 8)}, terms)
-            ledger.seal(key, bytes(20_000 + number * 500))
+            ledger.seal(key, bytes(20_000 + number * 500), "e" * 64)
             sealed = number
 except LedgerError as error:
     print(error)

@@ -1,14 +1,26 @@
 """The site policy permits what it names and nothing else, and says what differs."""
 
+import hashlib
+import tomllib
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
-from client.policy import SitePolicy, load_policy, permit
-from common.errors import PolicyError, RehearsalOnlyError, RoundError, UnknownStudyError
+from client.policy import Permit, SitePolicy, check_hours, load_policy, permit
+from common.errors import (
+    HoursError,
+    LimitError,
+    PolicyError,
+    RehearsalOnlyError,
+    RoundError,
+    UnknownStudyError,
+)
 from common.protocol import Evaluation, StudyProtocol
+from tests.hospital import LIMITS
 
 MakeStudy = Callable[..., StudyProtocol]
 
@@ -20,6 +32,7 @@ def site(study: StudyProtocol, **changes: Any) -> SitePolicy:
         "state": "/state",
         "approved_studies": [study.digest],
         "max_epsilon": 10.0,
+        "limits": LIMITS,
     }
     return SitePolicy.model_validate(fields | changes)
 
@@ -38,7 +51,8 @@ def toml(**changes: str) -> str:
         "approved-studies": f'["{"0" * 64}"]',
         "max-epsilon": "10.0",
     }
-    return "\n".join(f"{key} = {value}" for key, value in (rows | changes).items())
+    top = "\n".join(f"{key} = {value}" for key, value in (rows | changes).items())
+    return f"{top}\n\n{tomli_w.dumps({'limits': LIMITS})}"
 
 
 def test_an_approved_study_with_this_hospital_is_permitted(small_study: MakeStudy) -> None:
@@ -107,6 +121,8 @@ def test_how_a_hospital_computes_is_its_own_choice_and_has_defaults(tmp_path: Pa
             {"aproved-studies": "[]"},
             "unknown key 'aproved-studies'; did you mean 'approved-studies'",
         ),
+        ({"max_epsilonn": "3.0"}, "unknown key 'max_epsilonn'"),
+        ({"max_epsilon": "3.0"}, "unknown key 'max_epsilon'; did you mean 'max-epsilon'"),
         ({"max-epsilonn": "3.0"}, "unknown key 'max-epsilonn'; did you mean 'max-epsilon'"),
         ({"max-epsilon": "0.0"}, "'max-epsilon' is 0.0 but must be greater than 0"),
         ({"max-epsilon": "inf"}, "'max-epsilon' is inf but must be a finite number"),
@@ -210,3 +226,101 @@ def test_a_request_only_to_evaluate_fits_a_round_that_evaluates(
 def test_only_true_is_a_yes(tmp_path: Path, changes: dict[str, str]) -> None:
     with pytest.raises(PolicyError, match="rehearsal"):
         load_policy(written(tmp_path, toml(**changes)))
+
+
+def limited(study: StudyProtocol, **changes: Any) -> SitePolicy:
+    return site(study, limits=LIMITS | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max-rounds": 2}, "rounds: asked 3, allowed 2"),
+        ({"max-steps": 5}, "local steps: asked 6, allowed 5"),
+        ({"max-evaluations": 3}, "evaluations: asked 4, allowed 3"),
+        ({"models": []}, "model: asked compact-cnn, allowed "),
+        ({"models": ["resnet18"]}, "model: asked compact-cnn, allowed resnet18"),
+        ({"metrics": []}, "metric: asked score-histogram, allowed none"),
+    ],
+)
+def test_what_exceeds_a_limit_is_refused_with_asked_and_allowed(
+    small_study: MakeStudy, changes: dict[str, Any], says: str
+) -> None:
+    study = small_study()
+    for server_round, training in ((1, True), (4, False)):
+        with pytest.raises(LimitError) as refused:
+            permit(study, limited(study, **changes), server_round, training=training)
+        assert says in str(refused.value)
+        assert refused.value.code == "E-POLICY-LIMITS"
+        assert not any(digit in refused.value.public_text for digit in "0123456789")
+
+
+def test_what_just_fits_the_limits_is_permitted_on_the_policys_terms(
+    small_study: MakeStudy,
+) -> None:
+    study = small_study()
+    exact = {"max-rounds": 3, "max-steps": 6, "max-evaluations": 4, "models": ["compact-cnn"]}
+    floor = {"min-noise-multiplier": 1.5, "smallest-group": 12}
+    permitted = permit(study, limited(study, **exact, **floor), 1, training=True)
+    assert permitted == Permit(max_epsilon=10.0, min_noise_multiplier=1.5, smallest_group=12)
+
+
+def test_a_floor_under_the_noise_and_no_noise_do_not_go_together(small_study: MakeStudy) -> None:
+    study = small_study(mechanism="none")
+    policy = site(study, rehearsal=True, limits=LIMITS | {"min-noise-multiplier": 0.1})
+    with pytest.raises(LimitError, match=r"noise multiplier: asked none, allowed 0\.1"):
+        permit(study, policy, 1, training=True)
+
+
+@pytest.mark.parametrize("key", [key for key in LIMITS if key != "hours"])
+def test_no_limit_has_a_default(tmp_path: Path, key: str) -> None:
+    document = tomllib.loads(toml())
+    del document["limits"][key]
+    with pytest.raises(PolicyError, match=f"'limits.{key}' is missing"):
+        load_policy(written(tmp_path, tomli_w.dumps(document)))
+
+
+@pytest.mark.parametrize(
+    ("hours", "clock", "within"),
+    [
+        ("18:00-06:00", "18:00", True),
+        ("18:00-06:00", "23:59", True),
+        ("18:00-06:00", "05:59", True),
+        ("18:00-06:00", "06:00", False),
+        ("18:00-06:00", "12:00", False),
+        ("09:00-17:30", "17:29", True),
+        ("09:00-17:30", "17:30", False),
+        ("09:00-17:30", "08:59", False),
+        ("09:00-09:00", "03:00", True),  # round the clock
+        (None, "12:00", True),
+    ],
+)
+def test_hours_are_kept_over_midnight_too(
+    small_study: MakeStudy, hours: str | None, clock: str, within: bool
+) -> None:
+    policy = limited(small_study(), hours=hours)
+    now = datetime.fromisoformat(f"2026-11-25T{clock}")
+    if within:
+        check_hours(policy, now)
+    else:
+        with pytest.raises(HoursError, match=f"within {hours} and it is {clock}"):
+            check_hours(policy, now)
+
+
+@pytest.mark.parametrize("hours", ["18-6", "24:00-06:00", "18:60-06:00", "18:00", "", "always"])
+def test_hours_that_are_none_permit_nothing(tmp_path: Path, hours: str) -> None:
+    with pytest.raises(PolicyError, match=r"'limits\.hours' is"):
+        load_policy(written(tmp_path, f'{toml()}hours = "{hours}"\n'))
+
+
+def test_every_byte_of_the_file_is_in_the_digest(tmp_path: Path) -> None:
+    text = toml()
+    path = written(tmp_path, text)
+    policy = load_policy(path)
+    assert policy.digest == hashlib.sha256(text.encode()).hexdigest()
+    commented = load_policy(written(tmp_path, text + "# a word\n"))
+    assert commented == policy
+    assert commented.digest != policy.digest
+    made = load_policy(written(tmp_path, policy.to_toml()))
+    assert made == policy
+    assert made.digest == SitePolicy.model_validate(made.model_dump()).digest

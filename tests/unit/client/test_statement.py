@@ -126,6 +126,8 @@ def test_every_reply_has_its_row_among_the_releases(office: Any, small_study: Ma
         "histogram_noise": "the noise multipliers",
         "ledger_head": "two hashes of the ledger",
         "previous_head": "two hashes of the ledger",
+        "policy": "a hash for the site policy",
+        "suppressed": "whether a score histogram is suppressed",
     }
     assert fields == set(judged)
     assert set(Refusal.model_fields) == {"kind", "names", "arrays", "code", "text"}

@@ -222,6 +222,8 @@ def test_the_number_of_patients_changes_no_public_constant(
         request="0" * 64,
         ledger_head="0" * 64,
         previous_head=None,
+        policy="0" * 64,
+        suppressed=False,
         histogram=((0.0,) * messages.HISTOGRAM_BINS,) * 2,
         histogram_noise=1.0,
         noise_multiplier=1.0,

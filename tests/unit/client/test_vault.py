@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,17 +12,19 @@ import torch
 from opacus.accountants import PRVAccountant
 from PIL import Image
 
-from client import egress
 from client import vault as vault_module
 from client.data import open_cohort
+from client.egress import release
+from client.egress_log import EgressLog
 from client.ledger import Account, Ledger, Spend
 from client.policy import SitePolicy
 from client.privacy.accounting import epsilon_of
+from client.privacy.budget import ACCOUNTS
 from client.terms import terms_of
 from client.vault import Vault
 from common import arrays, messages
 from common.arrays import Arrays
-from common.errors import InternalError
+from common.errors import EgressError, InternalError
 from common.files import locked
 from common.messages import (
     HISTOGRAM_BINS,
@@ -36,6 +39,7 @@ from common.messages import (
 from common.model_spec import update_spec
 from common.models import build_model
 from common.protocol import StudyProtocol
+from tests.hospital import LIMITS, approved
 
 MakeStudy = Callable[..., StudyProtocol]
 CANARY = "SECRET^PATIENT"
@@ -61,7 +65,7 @@ class Site:
                 rows.append((name, label, f"{CANARY}-{patient}", side))
         with (self.data / "manifest.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
-        Ledger.create(self.state)
+        approved(self.policy())
 
     def policy(self, **changes: Any) -> SitePolicy:
         fields: dict[str, Any] = {
@@ -71,11 +75,16 @@ class Site:
             "device": "cpu",
             "approved_studies": [self.study.digest],
             "max_epsilon": 30.0,
+            "limits": LIMITS,
         }
         return SitePolicy.model_validate(fields | changes)
 
+    def unapproved(self) -> Vault:
+        """A vault whose books are as they lie there."""
+        return Vault(self.policy())
+
     def vault(self, **changes: Any) -> Vault:
-        return Vault(self.policy(**changes))
+        return Vault(approved(self.policy(**changes)))
 
     def spends(self, account: Account = "training") -> list[Spend]:
         with Ledger.read(self.state) as ledger:
@@ -153,7 +162,7 @@ def test_the_reservation_is_durable_before_patients_are_opened(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    opened, sealed, released = open_cohort, Ledger.seal, egress.release
+    opened, sealed, released = open_cohort, Ledger.seal, release
 
     def spied_open(*arguments: Any) -> Any:
         assert (
@@ -166,15 +175,15 @@ def test_the_reservation_is_durable_before_patients_are_opened(
         order.append("release")
         return released(*arguments)
 
-    def spied_seal(self: Ledger, request: str, reply: bytes) -> None:
+    def spied_seal(self: Ledger, request: str, reply: bytes, egress_head: str) -> None:
         order.append("seal")
-        sealed(self, request, reply)
+        sealed(self, request, reply, egress_head)
 
     monkeypatch.setattr(vault_module, "open_cohort", spied_open)
-    monkeypatch.setattr(egress, "release", spied_release)
+    monkeypatch.setattr(vault_module, "release", spied_release)
     monkeypatch.setattr(Ledger, "seal", spied_seal)
     site.vault().handle(train_frame(site.study))
-    assert order == ["open", "release", "seal"]
+    assert order == ["open", "seal", "release"]
 
 
 def test_a_reply_that_cannot_be_sealed_does_not_leave(
@@ -204,6 +213,7 @@ def test_an_evaluate_request_costs_the_validation_patients_only(site: Site) -> N
     reply = messages.decode(site.vault().handle(messages.encode(request)))
     assert isinstance(reply, EvaluateReply)
     assert not reply.arrays
+    assert reply.histogram is not None
     assert [len(row) for row in reply.histogram] == [HISTOGRAM_BINS] * 2
     assert site.spends("training") == []
     assert len(site.spends("validation")) == 1
@@ -432,7 +442,8 @@ def test_the_same_seed_gives_the_same_bytes_and_no_seed_others(
         site = Site(tmp_path / name, small_study())
         reply = messages.decode(site.vault(**changes).handle(train_frame(site.study)))
         assert isinstance(reply, TrainReply)
-        return messages.encode(reply.model_copy(update={"ledger_head": "0" * 64}))
+        timed = {"ledger_head": "0" * 64, "policy": "0" * 64}
+        return messages.encode(reply.model_copy(update=timed))
 
     seeded = [answer(name, rehearsal=True, noise_seed=7) for name in ("a", "b")]
     assert seeded[0] == seeded[1]
@@ -451,7 +462,7 @@ def test_one_patient_more_changes_neither_length_nor_header_of_a_reply(
     tmp_path: Path, small_study: MakeStudy
 ) -> None:
     replies = []
-    for name, gone in (("whole", ()), ("without", (0,)), ("few", (0, 1, 2, 3, 4, 7))):
+    for name, gone in (("whole", ()), ("without", (0,)), ("few", (0, 1, 2, 3, 4))):
         site = Site(tmp_path / name, small_study())
         manifest = site.data / "manifest.csv"
         rows = manifest.read_text().splitlines()
@@ -462,13 +473,73 @@ def test_one_patient_more_changes_neither_length_nor_header_of_a_reply(
     assert isinstance(first, TrainReply)
     for reply, other in rest:
         assert isinstance(reply, TrainReply)
-        own = {"histogram", "ledger_head"}  # noise; the times in the ledger
+        own = {"histogram", "ledger_head", "policy"}  # noise; the times in both books
         assert reply.model_dump(exclude=own) == first.model_dump(exclude=own)
         sizes = [{name: array.nbytes for name, array in r.arrays.items()} for r in (first, reply)]
         assert sizes[0] == sizes[1]
         assert [other.spends(a) for a in ("training", "validation")] == [
             one.spends(a) for a in ("training", "validation")
         ]
+
+
+def test_a_small_class_is_suppressed_and_paid_for_all_the_same(site: Site) -> None:
+    """Two validation patients, one of them in both classes: released from one a class on."""
+    for least, server_round, suppressed in ((1, 1, False), (2, 2, True), (3, 3, True)):
+        vault = site.vault(limits=LIMITS | {"smallest-group": least})
+        reply = messages.decode(vault.handle(train_frame(site.study, server_round)))
+        assert isinstance(reply, TrainReply)
+        assert reply.suppressed is suppressed
+        assert (reply.histogram is None, reply.histogram_noise is None) == (suppressed, suppressed)
+        assert len(site.spends("validation")) == server_round
+
+
+def test_a_policy_that_changed_since_its_approval_permits_nothing(
+    site: Site, no_patient_is_opened: list[Path]
+) -> None:
+    changed = Vault(site.policy(max_epsilon=30.5))
+    for _ in range(2):
+        assert refusal(changed.handle(train_frame(site.study))) == "E-POLICY-CHANGED"
+    assert not no_patient_is_opened
+    assert site.spends() == []
+    EgressLog(site.state).approve(changed.policy.digest, None)
+    reply = messages.decode(changed.handle(messages.encode(HelloRequest())))
+    assert isinstance(reply, HelloReply)
+
+
+def test_what_cannot_be_written_down_does_not_leave(site: Site) -> None:
+    (site.state / "egress.jsonl").unlink()
+    with pytest.raises(EgressError, match="expected the egress log"):
+        site.unapproved().handle(train_frame(site.study))
+    assert site.spends() == []
+
+
+def test_outside_its_hours_a_hospital_computes_nothing_and_repeats_what_is_sealed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Clock":
+            return cls(2026, 11, 25, hour, 30, tzinfo=tz)
+
+    monkeypatch.setattr(vault_module, "datetime", Clock)
+    vault = site.vault(limits=LIMITS | {"hours": "18:00-06:00"})
+    hour = 12
+    assert refusal(vault.handle(train_frame(site.study))) == "E-POLICY-HOURS"
+    assert site.spends() == []
+    hour = 23
+    at_night = vault.handle(train_frame(site.study))
+    assert isinstance(messages.decode(at_night), TrainReply)
+    hour = 12
+    assert vault.handle(train_frame(site.study)) == at_night
+
+
+def test_a_floor_under_the_noise_is_used_and_stated(site: Site) -> None:
+    floor = 7.5
+    vault = site.vault(limits=LIMITS | {"min-noise-multiplier": floor})
+    reply = messages.decode(vault.handle(train_frame(site.study)))
+    assert isinstance(reply, TrainReply)
+    assert (reply.noise_multiplier, reply.histogram_noise) == (floor, floor)
+    assert {s.noise_multiplier for a in ACCOUNTS for s in site.spends(a)} == {floor}
 
 
 @pytest.mark.parametrize("rehearsal", [False, True])

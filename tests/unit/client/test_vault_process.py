@@ -20,6 +20,7 @@ import tomli_w
 import torch
 
 from client import channel, vault_process, walls
+from client.approval import approve
 from client.channel import ask
 from client.ledger import Ledger
 from client.policy import load_policy
@@ -65,6 +66,7 @@ class Site:
         """Add `keys` to site.toml."""
         fields = tomllib.loads(self.path.read_text()) | keys
         self.path.write_text(tomli_w.dumps(fields))
+        approve(self.path, None)
 
     def start(self) -> subprocess.Popen[bytes]:
         vault = self._vault()
@@ -138,6 +140,7 @@ HOSTILE = """
 import json, os, socket, struct, sys, time
 from pathlib import Path
 from client import walls
+from client.approval import approve
 from client.channel import ask
 from common import messages
 from common.messages import MAX_FRAME_BYTES, HelloRequest

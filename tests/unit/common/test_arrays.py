@@ -1,12 +1,22 @@
 """Named arrays: what is let in, what an update is, and which of them are the same."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.arrays import Arrays, Spec, apply_update, check, difference, digest, norm
+from common.arrays import (
+    Arrays,
+    Spec,
+    apply_update,
+    check,
+    check_finite,
+    check_spec,
+    difference,
+    digest,
+    norm,
+)
 from common.errors import ModelError
 
 SPEC: Spec = {"z": (2, 3), "a": (4,), "one": ()}
@@ -59,6 +69,19 @@ WRONG: dict[str, Mapping[str, NDArray[np.generic]]] = {
 def test_every_deviation_from_the_spec_is_refused(case: str) -> None:
     with pytest.raises(ModelError):
         check(WRONG[case], SPEC)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_each_deviation_is_found_by_one_half_of_the_check(case: str) -> None:
+    value = case in ("NaN", "infinity", "minus infinity")
+    wrong, right = (check_finite, check_spec) if value else (check_spec, check_finite)
+
+    def half(this: Callable[..., None]) -> None:
+        this(WRONG[case], *([SPEC] if this is check_spec else []))
+
+    half(right)
+    with pytest.raises(ModelError):
+        half(wrong)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from common.messages import (
     is_histogram,
 )
 
-STUDY, REQUEST, HEAD, PREVIOUS = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32
+STUDY, REQUEST, HEAD, PREVIOUS, POLICY = (pair * 32 for pair in ("a1", "b2", "c3", "d4", "e5"))
 CELLS = tuple(float(n) - 0.5 for n in range(HISTOGRAM_BINS))
 
 
@@ -56,6 +56,8 @@ def examples() -> dict[str, Message]:
         "request": REQUEST,
         "ledger_head": HEAD,
         "previous_head": PREVIOUS,
+        "policy": POLICY,
+        "suppressed": False,
         "histogram": (CELLS, CELLS[::-1]),
         "histogram_noise": 1.25,
     }
@@ -184,7 +186,6 @@ WRONG_HEADERS = {
     "study with a line end": change(study=STUDY + "\n"),
     "names of no arrays": change(names=["a"]),
     "names is text": change(names="a"),
-    "the histogram is nothing": change(histogram=None),
     "the histogram is a number": change(histogram=7),
     "the histogram is an object": change(histogram={"a": 1}),
     "one row": change(histogram=[CELLS]),
@@ -476,13 +477,17 @@ def test_the_text_of_a_histogram_is_the_published_format() -> None:
     )
 
 
-def test_an_update_without_an_evaluation_says_so_and_a_lone_evaluation_cannot() -> None:
+def test_an_answer_without_a_histogram_says_so() -> None:
     silent = train_reply(histogram=None, histogram_noise=None)
     fields = fields_of(silent)
     assert (fields["histogram"], fields["histogram_noise"]) == (None, None)
     assert_same(decode(encode(silent)), silent)
     assert decode(encode(silent)).model_dump()["histogram"] is None
-    assert_refused(frame(change(histogram=None), save({})))
+    lone = EvaluateReply.model_validate(
+        {**fields_of(examples()["evaluate-reply"]), "histogram": None, "suppressed": True}
+    )
+    assert fields_of(lone)["suppressed"] is True
+    assert_same(decode(encode(lone)), lone)
 
 
 def test_the_first_answer_has_no_previous_head() -> None:

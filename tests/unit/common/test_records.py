@@ -58,6 +58,8 @@ def reply_fields() -> dict[str, Any]:
         "request": "b" * 64,
         "ledger_head": "c" * 64,
         "previous_head": None,
+        "policy": "d" * 64,
+        "suppressed": False,
         "histogram": (ROW, ROW),
         "histogram_noise": 2.0,
         "noise_multiplier": 1.5,

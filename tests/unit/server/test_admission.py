@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from common import messages
 from common.arrays import Arrays, Spec
+from common.bounds import MOST_EXTRA_NOISE, largest_norm
 from common.errors import BudgetError
 from common.messages import (
     LARGEST_VALUE,
@@ -23,11 +24,28 @@ from common.messages import (
 )
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
-from server.admission import NotAdmitted, Past, Question, Reply, admit
+from server.admission import REASONS, NotAdmitted, Past, Question, Reply, admit, most_bytes
 
 MakeStudy = Callable[..., StudyProtocol]
 
-STUDY = "a" * 64
+
+def study(every: int = 1, **privacy: object) -> StudyProtocol:
+    """Three rounds; the question of round 2 is judged with `every` = 1 and not with 3."""
+    return StudyProtocol.model_validate(
+        {
+            "study": "a-study",
+            "rounds": 3,
+            "images": {"classes": ["no", "yes"], "size": 16},
+            "training": {"steps-per-round": 4, "learning-rate": 0.1, "sampling-rate": 0.5},
+            "evaluation": {"every": every},
+            "privacy": privacy,
+            "participation": {"quorum": 1},
+            "hospitals": [{"name": "north", "nominal-patients": 4}],
+        }
+    )
+
+
+JUDGED, UNJUDGED_STUDY, WITHOUT_DP = study(), study(3), study(mechanism="none")
 SPEC = {"z.weight": (2, 3), "a.bias": (4,)}
 ROW = tuple(float(n) - 0.5 for n in range(messages.HISTOGRAM_BINS))
 
@@ -39,6 +57,9 @@ def model(seed: int = 0) -> Arrays:
 
 TRAIN = TrainRequest(protocol="study", round=2, arrays=model())
 EVALUATE = EvaluateRequest(protocol="study", round=4, arrays=model())
+# Multipliers that epsilon 8 allows here are these, by the accountants of a hospital, up to ten times these.
+ASKED, SCORES_ASKED = 1.2847, 1.2045
+NOISE, SCORE_NOISE = 2.0, 2.5
 
 
 def head(n: int) -> str:
@@ -46,25 +67,26 @@ def head(n: int) -> str:
     return f"{n:064x}"
 
 
-def question(request: TrainRequest | EvaluateRequest, *, evaluates: bool = True) -> Question:
-    return Question(request, fingerprint(request), STUDY, SPEC, evaluates)
-
-
-TRAINING, EVALUATION = question(TRAIN), question(EVALUATE)
-UNJUDGED = question(TRAIN, evaluates=False)  # a round in which the protocol does not evaluate
+TRAINING = Question.of(JUDGED, TRAIN, SPEC)
+EVALUATION = Question.of(JUDGED, EVALUATE, SPEC)
+# A round in which the protocol does not evaluate, and one without privacy.
+UNJUDGED = Question.of(UNJUDGED_STUDY, TRAIN, SPEC)
+UNCLIPPED = Question.of(WITHOUT_DP, TRAIN, SPEC)
 
 ANSWER: dict[str, Any] = {
-    "study": STUDY,
+    "study": JUDGED.digest,
     "ledger_head": head(1),
     "previous_head": None,
+    "policy": head(100),
     "histogram": (ROW, ROW),
-    "histogram_noise": 2.5,
+    "histogram_noise": SCORE_NOISE,
+    "suppressed": False,
 }
 
 
 def reply(**changes: object) -> TrainReply:
     asked = {"round": 2, "request": fingerprint(TRAIN)}
-    made = {"noise_multiplier": 0.8, "arrays": model(1)}
+    made = {"noise_multiplier": NOISE, "arrays": model(1)}
     return TrainReply.model_validate({**ANSWER, **asked, **made, **changes})
 
 
@@ -75,7 +97,19 @@ def score(**changes: object) -> EvaluateReply:
 
 def silent(**changes: object) -> TrainReply:
     """An honest reply of a round that does not evaluate."""
-    return reply(**{"histogram": None, "histogram_noise": None, **changes})
+    nothing = {"study": UNJUDGED_STUDY.digest, "histogram": None, "histogram_noise": None}
+    return reply(**{**nothing, **changes})
+
+
+def few(**changes: object) -> dict[str, object]:
+    """What a hospital says that has too few patients in a class."""
+    return {"histogram": None, "histogram_noise": None, "suppressed": True, **changes}
+
+
+def noiseless(**changes: object) -> TrainReply:
+    """An honest reply without privacy."""
+    plain = {"study": WITHOUT_DP.digest, "noise_multiplier": 0.0, "histogram_noise": 0.0}
+    return reply(**{**plain, **changes})
 
 
 NEW = Past()  # nothing is known of the hospital yet
@@ -84,7 +118,8 @@ NEW = Past()  # nothing is known of the hospital yet
 def code_of(message: Message, asked: Question, past: Past = NEW) -> str:
     """The code with which `message` is refused."""
     with pytest.raises(NotAdmitted) as caught:
-        admit(message, asked, past)
+        admit(message, "north", asked, past)
+    assert caught.value.code in REASONS or isinstance(message, Refusal)
     assert str(caught.value) == caught.value.code
     return caught.value.code
 
@@ -110,23 +145,56 @@ def with_cell(cell: float) -> tuple[tuple[float, ...], ...]:
 
 def test_good_replies_are_admitted_as_they_are() -> None:
     good = reply()
-    assert admit(good, TRAINING, NEW) is good
+    assert admit(good, "north", TRAINING, NEW) is good
     scored = score()
-    assert admit(scored, EVALUATION, NEW) is scored
+    assert admit(scored, "north", EVALUATION, NEW) is scored
     unjudged = silent()
-    assert admit(unjudged, UNJUDGED, NEW) is unjudged
+    assert admit(unjudged, "north", UNJUDGED, NEW) is unjudged
+    for held_back, asked in ((reply(**few()), TRAINING), (score(**few()), EVALUATION)):
+        assert admit(held_back, "north", asked, NEW) is held_back
+    plain = noiseless()
+    assert admit(plain, "north", UNCLIPPED, NEW) is plain
 
 
 def test_what_noise_and_rounding_do_to_an_honest_reply_is_admitted() -> None:
     """Negative cells, a zero update, the bound itself, and values that a large model may have."""
     for arrays in (with_value(LARGEST_VALUE), with_value(-1e6), with_value(1e-45)):
-        admit(reply(arrays=arrays), TRAINING, NEW)
+        admit(noiseless(arrays=arrays), "north", UNCLIPPED, NEW)
     zero = {name: np.zeros(shape, np.float32) for name, shape in SPEC.items()}
-    admit(reply(arrays=zero), TRAINING, NEW)
+    admit(reply(arrays=zero), "north", TRAINING, NEW)
     for cell in (-1234.5, 0.0, LARGEST_VALUE, -LARGEST_VALUE):
-        admit(reply(histogram=with_cell(cell)), TRAINING, NEW)
-    for noise in (0.0, 1e-3, 100.0):
-        admit(reply(histogram_noise=noise, noise_multiplier=noise), TRAINING, NEW)
+        admit(reply(histogram=with_cell(cell)), "north", TRAINING, NEW)
+
+
+def at_norm(norm: float) -> Arrays:
+    """An update of exactly this norm, in one value."""
+    return {
+        "z.weight": np.zeros((2, 3), np.float32),
+        "a.bias": np.array([0, norm, 0, 0], np.float32),
+    }
+
+
+def test_the_bound_on_the_norm_is_that_of_the_stated_noise() -> None:
+    """It cannot be widened beyond ten times: more noise is not believed."""
+    for noise in (NOISE, 5 * NOISE):
+        bound = largest_norm(JUDGED, 4, noise, 10)
+        admit(reply(arrays=at_norm(0.99 * bound), noise_multiplier=noise), "north", TRAINING, NEW)
+        over = reply(arrays=at_norm(1.01 * bound), noise_multiplier=noise)
+        assert code_of(over, TRAINING) == "E-REPLY-NORM"
+    admit(noiseless(arrays=at_norm(1e6)), "north", UNCLIPPED, NEW)  # nothing is clipped
+
+
+@pytest.mark.parametrize("field", ["noise_multiplier", "histogram_noise"])
+def test_only_noise_that_the_protocol_can_lead_to_is_believed(field: str) -> None:
+    """From what epsilon asks for to ten times that; and none without privacy."""
+    # What a hospital's own accountants find for 12 steps at rate 0.5, and for 4 full releases.
+    asked = {"noise_multiplier": ASKED, "histogram_noise": SCORES_ASKED}[field]
+    for noise in (asked, 3 * asked, MOST_EXTRA_NOISE * asked):
+        admit(reply(**{field: noise}), "north", TRAINING, NEW)
+    for noise in (0.0, 1e-300, 1e-9, 0.01, 0.1, 0.9 * asked, 1.1 * MOST_EXTRA_NOISE * asked, 1e9):
+        assert code_of(reply(**{field: noise}), TRAINING) == "E-REPLY-NOISE", noise
+    for noise in (1e-300, 1.0, 1e9):
+        assert code_of(noiseless(**{field: noise}), UNCLIPPED) == "E-REPLY-NOISE", noise
 
 
 BAD: dict[str, tuple[Callable[[], Message], str]] = {
@@ -166,12 +234,14 @@ BAD: dict[str, tuple[Callable[[], Message], str]] = {
     "float64": (lambda: reply(arrays=put("a.bias", np.zeros(4))), "E-REPLY-ARRAYS"),
     "float16": (lambda: reply(arrays=put("a.bias", np.zeros(4, np.float16))), "E-REPLY-ARRAYS"),
     "integers": (lambda: reply(arrays=put("a.bias", np.zeros(4, np.int32))), "E-REPLY-ARRAYS"),
-    "NaN": (lambda: reply(arrays=with_value(np.nan)), "E-REPLY-ARRAYS"),
-    "infinity": (lambda: reply(arrays=with_value(np.inf)), "E-REPLY-ARRAYS"),
-    "minus infinity": (lambda: reply(arrays=with_value(-np.inf)), "E-REPLY-ARRAYS"),
+    "NaN": (lambda: reply(arrays=with_value(np.nan)), "E-REPLY-FINITE"),
+    "infinity": (lambda: reply(arrays=with_value(np.inf)), "E-REPLY-FINITE"),
+    "minus infinity": (lambda: reply(arrays=with_value(-np.inf)), "E-REPLY-FINITE"),
     "a huge value": (lambda: reply(arrays=with_value(1e30)), "E-REPLY-SIZE"),
     "a huge negative value": (lambda: reply(arrays=with_value(-3e38)), "E-REPLY-SIZE"),
     "just too large": (lambda: reply(arrays=with_value(LARGEST_VALUE * 1.001)), "E-REPLY-SIZE"),
+    "too large together": (lambda: reply(arrays=with_value(1e3)), "E-REPLY-NORM"),
+    "no noise": (lambda: reply(noise_multiplier=0.0), "E-REPLY-NOISE"),
     "too few bins": (lambda: reply(histogram=(ROW[1:], ROW[1:])), "E-REPLY-HISTOGRAM"),
     "too many bins": (lambda: reply(histogram=(ROW * 2, ROW * 2)), "E-REPLY-HISTOGRAM"),
     "uneven bins": (lambda: uneven(reply()), "E-REPLY-HISTOGRAM"),
@@ -180,7 +250,10 @@ BAD: dict[str, tuple[Callable[[], Message], str]] = {
     "a huge negative cell": (lambda: reply(histogram=with_cell(-1e30)), "E-REPLY-HISTOGRAM"),
     # The next single-precision number above 1e9.
     "cell too large": (lambda: reply(histogram=with_cell(LARGEST_VALUE + 64)), "E-REPLY-HISTOGRAM"),
-    "no histogram": (lambda: silent(), "E-REPLY-HISTOGRAM"),
+    "no histogram": (lambda: reply(**few(suppressed=False)), "E-REPLY-HISTOGRAM"),
+    "suppressed and released": (lambda: reply(suppressed=True), "E-REPLY-HISTOGRAM"),
+    "suppressed with noise": (lambda: reply(**few(histogram_noise=2.5)), "E-REPLY-HISTOGRAM"),
+    "suppressed cells": (lambda: reply(**few(histogram=(ROW, ROW))), "E-REPLY-HISTOGRAM"),
     "no histogram but its noise": (lambda: reply(histogram=None), "E-REPLY-HISTOGRAM"),
     "a histogram of unsaid noise": (lambda: reply(histogram_noise=None), "E-REPLY-HISTOGRAM"),
 }
@@ -197,7 +270,10 @@ def test_it_is_refused_with_the_same_code_where_the_protocol_does_not_evaluate(c
     bad, code = BAD[case]
     message = bad()
     if isinstance(message, TrainReply):
-        message = message.model_copy(update={"histogram": None, "histogram_noise": None})
+        nothing: dict[str, object] = {"histogram": None, "histogram_noise": None}
+        if message.study == JUDGED.digest:
+            nothing["study"] = UNJUDGED_STUDY.digest
+        message = message.model_copy(update=nothing)
     assert code_of(message, UNJUDGED) == code
 
 
@@ -209,6 +285,7 @@ def test_it_is_refused_with_the_same_code_where_the_protocol_does_not_evaluate(c
         {"histogram_noise": 2.5},
         {"histogram_noise": 0.0},
         {"histogram": ((0.0,) * 16, (0.0,) * 16)},
+        {"suppressed": True},  # nothing was asked for that could be
     ],
 )
 def test_a_histogram_that_was_not_asked_for_is_refused(changes: dict[str, Any]) -> None:
@@ -277,7 +354,7 @@ def test_a_ledger_that_was_set_back_is_noticed(
         past = Past(seen, set_back)
         assert past.continued_by(previous) is expected
         if expected:
-            assert admit(answer, asked, past) is answer
+            assert admit(answer, "north", asked, past) is answer
         else:
             assert code_of(answer, asked, past) == "E-REPLY-ROLLBACK"
 
@@ -298,7 +375,7 @@ def test_a_rollback_is_named_before_what_the_update_holds_and_after_whose_it_is(
 
 
 def filled(spec: Spec) -> Arrays:
-    return {name: np.full(shape, 0.25, np.float32) for name, shape in spec.items()}
+    return {name: np.full(shape, 0.01, np.float32) for name, shape in spec.items()}
 
 
 @pytest.mark.parametrize("trainable", ["head", "norm-and-head"])
@@ -307,16 +384,29 @@ def test_an_update_with_an_array_that_is_not_trained_is_refused(
 ) -> None:
     protocol = make_study(model={"trainable": trainable})
     trained, whole = update_spec(protocol), model_spec(protocol)
-    asked = Question(TRAIN, fingerprint(TRAIN), STUDY, trained, evaluates=True)
-    good = reply(arrays=filled(trained))
-    assert admit(good, asked, NEW) is good
-    assert code_of(reply(arrays=filled(whole)), asked) == "E-REPLY-ARRAYS"
+    asked = Question.of(protocol, TRAIN, trained)
+
+    def sent(spec: Spec) -> TrainReply:
+        return reply(study=protocol.digest, arrays=filled(spec))
+
+    good = sent(trained)
+    assert admit(good, "north", asked, NEW) is good
+    assert code_of(sent(whole), asked) == "E-REPLY-ARRAYS"
     for trunk in [name for name in whole if name not in trained]:
         extra = {name: s for name, s in whole.items() if name in trained or name == trunk}
-        assert code_of(reply(arrays=filled(extra)), asked) == "E-REPLY-ARRAYS"
+        assert code_of(sent(extra), asked) == "E-REPLY-ARRAYS"
     for missing in trained:
         fewer = {name: shape for name, shape in trained.items() if name != missing}
-        assert code_of(reply(arrays=filled(fewer)), asked) == "E-REPLY-ARRAYS"
+        assert code_of(sent(fewer), asked) == "E-REPLY-ARRAYS"
+
+
+def test_an_honest_answer_is_far_from_the_most_bytes() -> None:
+    """And the most is little more than what a whole answer has."""
+    large = {"weight": (1000, 100)}
+    update = {"weight": np.zeros((1000, 100), np.float32)}
+    answer = len(messages.encode(reply(arrays=update, round=100_000)))
+    assert answer < most_bytes(large) < 1.12 * answer
+    assert len(messages.encode(score())) < most_bytes(SPEC)
 
 
 def test_what_is_admitted_stays_finite_in_sums_and_squares() -> None:

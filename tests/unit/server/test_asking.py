@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flwr.app import Error, Message
 
-from common.errors import ChannelError
+from common.errors import ChannelError, HoursError
 from common.messages import Refusal
 from common.protocol import StudyProtocol
 from server import asking
@@ -83,6 +83,19 @@ def test_a_refusal_is_final_in_its_round(make_study: MakeStudy, tmp_path: Path) 
     grid = FakeGrid({**all_honest(protocol), "north": refusing})
     run_with(protocol, grid, tmp_path)
     assert [a for a in grid.asked if a[:2] == (1, NODES["north"])] == [(1, 11, "train")]
+
+
+def test_outside_of_its_hours_a_hospital_is_asked_again_at_leisure(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = patient(make_study, **{"quorum": 4, "retry-seconds": 1.0})
+    closed = Refusal.of(HoursError())
+    grid = FakeGrid({**all_honest(protocol), "north": at_first(closed, protocol, "north")})
+    started = time.monotonic()
+    outcome = run_with(protocol, grid, tmp_path)
+    assert time.monotonic() - started > 1.0
+    assert outcome.state.records[0].answered == list(NAMES)
+    assert len([a for a in grid.asked if a[:2] == (1, NODES["north"])]) == 2
 
 
 def test_a_question_that_was_lost_is_asked_again_after_the_protocols_patience(
@@ -201,6 +214,80 @@ def test_a_reply_to_an_earlier_round_is_named_and_not_used(
     hospitals = {**all_honest(protocol), "north": lambda r: None if r.round == 1 else good(r)}
     without = run(protocol, hospitals, tmp_path / "without")
     assert bits(outcome.state.arrays) == bits(without.state.arrays)
+
+
+class Impostor(FakeGrid):
+    """Whoever sends the reply for the question to north, the first `times`, it is west's node."""
+
+    def __init__(self, protocol: StudyProtocol, times: int) -> None:
+        super().__init__(all_honest(protocol))
+        self.times = times
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        pulled = list(super().pull_messages(message_ids))
+        for message in pulled:
+            if message.metadata.src_node_id == NODES["north"] and self.times > 0:
+                self.times -= 1
+                message.metadata.__dict__["_src_node_id"] = NODES["west"]
+        return pulled
+
+
+def test_a_reply_from_another_node_than_the_one_asked_is_not_used(
+    make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    protocol = patient(make_study)
+    outcome = run_with(protocol, Impostor(protocol, 10**6), tmp_path / "impostor")
+    record = outcome.state.records[0]
+    assert record.refused == {"north": "E-REPLY-ROSTER"}
+    assert record.answered == ["east", "south", "west"]
+    assert f"node {NODES['west']} answered for north at node {NODES['north']}" in caplog.text
+    without = run(protocol, {**all_honest(protocol), "north": refusing}, tmp_path / "without")
+    assert bits(outcome.state.arrays) == bits(without.state.arrays)
+
+
+def test_an_impostor_does_not_shut_the_hospital_out(make_study: MakeStudy, tmp_path: Path) -> None:
+    """North is asked again, and its own answer counts."""
+    protocol = patient(make_study, quorum=4)
+    outcome = run_with(protocol, Impostor(protocol, 1), tmp_path)
+    assert outcome.stopped == "finished"
+    record = outcome.state.records[0]
+    assert (record.answered, record.refused, record.duplicates) == (list(NAMES), {}, {})
+
+
+def test_second_replies_are_counted_by_hospital_and_not_used(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """The same message three times, and an answer to each of two askings."""
+    protocol = patient(make_study, quorum=4)
+    once = run(protocol, all_honest(protocol), tmp_path / "once").state
+    assert once.records[0].duplicates == {}
+    thrice = run(protocol, all_honest(protocol), tmp_path / "thrice", repeat=3).state
+    assert thrice.records[0].duplicates == dict.fromkeys(NAMES, 2)
+    assert bits(thrice.arrays) == bits(once.arrays)
+
+    class Twice(FakeGrid):
+        """West's node is asked by two messages before the first answer is handed out."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            asked = [a for a in self.asked if a[:2] == (1, NODES["west"])]
+            return [] if len(asked) == 1 else super().pull_messages(message_ids)
+
+    twice = patient(make_study, **{"quorum": 4, "retry-seconds": 1.0})
+    outcome = run_with(twice, Twice(all_honest(twice)), tmp_path / "twice")
+    assert outcome.state.records[0].duplicates == dict.fromkeys(NAMES, 1)
+    assert bits(outcome.state.arrays) == bits(
+        run(twice, all_honest(twice), tmp_path / "x").state.arrays
+    )
+
+
+def test_a_second_reply_to_what_was_refused_does_not_help(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = patient(make_study)
+    hospitals = {**all_honest(protocol), "north": refusing}
+    record = run(protocol, hospitals, tmp_path, repeat=2).state.records[0]
+    assert record.refused == {"north": "E-POLICY-BUDGET"}
+    assert record.duplicates == dict.fromkeys(NAMES, 1)
 
 
 def test_a_superlink_that_does_not_take_the_question_is_asked_again(

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,10 @@ def state(server_round: int) -> State:
             heads={"north": f"{n:064x}", "east": f"{1000 + n:064x}"},
             histogram=[[1.5, -0.1], [1 / 3, 1e-7]] if n % 2 else None,  # evaluated every second
             histogram_noise=1 / 3 if n % 2 else None,
+            suppressed=["east"] if n % 2 else [],
+            duplicates={"north": n},
+            policies={"north": f"{2000 + n:064x}"},
+            flags={"east": ["FLAG-NORM"]} if n % 2 else {},
         )
         for n in range(1, server_round + 1)
     )
@@ -58,13 +63,14 @@ def state(server_round: int) -> State:
         arrays=some_arrays(server_round),
         average=some_arrays(200 + server_round),
         strategy={"m.z.weight": some_arrays(100 + server_round)["z.weight"]},
+        sums={name: some_arrays(300 + server_round)["a.bias"] for name in ("east", "north")},
         records=records,
     )
 
 
 def same(one: State | None, other: State) -> bool:
     def plain(s: State) -> object:
-        kept = (s.arrays, s.average, s.strategy)
+        kept = (s.arrays, s.average, s.strategy, s.sums)
         return s.round, s.records, [[(n, a.shape, a.tobytes()) for n, a in d.items()] for d in kept]
 
     return one is not None and plain(one) == plain(other)
@@ -280,6 +286,33 @@ def test_a_checkpoint_of_another_study_is_refused_and_not_called_damaged(
     assert other.digest[:12] in str(caught.value)
     assert "belongs to study" in str(caught.value)
     assert not caplog.records
+
+
+def resealed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The description at `path` as another version of the software would have written it."""
+    about = json.loads(path.read_bytes())["about"]
+    change(about)
+    sealed = {"about": about, "sha256": checkpoint._digest(about)}
+    path.write_text(json.dumps(sealed))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda about: about.pop("format"), "has format 1, this version of intramural reads 2"),
+        (lambda about: about.update(format=3), "has format 3, .* finish the run with the version"),
+        (lambda about: about["records"][0].pop("late"), "other fields"),
+        (lambda about: about["records"][0].update(more=1), "other fields"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused_and_not_called_damaged(
+    change: Callable[[dict[str, Any]], object], words: str, tmp_path: Path, protocol: StudyProtocol
+) -> None:
+    """Nor is the one before taken instead: the run would go on from a round that was closed."""
+    checkpoints = saved(tmp_path, protocol, 2)
+    resealed(pair(tmp_path, 2)[1], change)
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.load()
 
 
 def test_another_studys_newest_is_refused_even_over_our_own(

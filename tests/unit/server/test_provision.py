@@ -1,12 +1,10 @@
 """Provisioning, judged by openssl and a TLS handshake, by the hospital's own readers, and by bytes."""
 
 import json
-import os
 import re
 import shutil
 import ssl
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
+from client.approval import approve as hospital_approves
+from client.approval import begin
 from client.connection import load_connection
 from client.keys import HospitalKey, make_hospital_key
 from client.policy import load_policy
@@ -393,7 +393,9 @@ def test_the_hospital_reads_its_package(home: Path, hospital: MakeHospital) -> N
         "device",
         "approved-studies",
         "max-epsilon",
+        "limits",
     }
+    assert policy.limits.smallest_group == 10
 
 
 def test_the_template_approves_nothing_and_shows_the_digest(
@@ -406,8 +408,15 @@ def test_the_template_approves_nothing_and_shows_the_digest(
     text = (package / "site.toml").read_text()
     assert load_policy(package / "site.toml").approved_studies == ()
     assert f'# "{digest}"' in text
-    (package / "site.toml").write_text(text.replace("= []", f'= ["{digest}"]'))
+
+    template = text.replace("/var/lib/intramural/state", str(home / "state"))
+    (package / "site.toml").write_text(template)
+    (home / "state").mkdir()
+    begin(home / "state")
+    hospital_approves(package / "site.toml", load_protocol(package / "protocol.toml"))
     assert load_policy(package / "site.toml").approved_studies == (digest,)
+    added = set((package / "site.toml").read_text().splitlines()) - set(template.splitlines())
+    assert added == {"approved-studies = [", f'    "{digest}",', "]"}
 
 
 def test_the_next_steps_can_be_followed(home: Path, hospital: MakeHospital) -> None:
@@ -417,16 +426,8 @@ def test_the_next_steps_can_be_followed(home: Path, hospital: MakeHospital) -> N
     text = (package / "NEXT-STEPS.md").read_text()
     assert re.findall(r"^\d+", text, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
     commands = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    shown = subprocess.run(
-        ["bash", "-c", commands[2].replace("python ", f"{sys.executable} ")],
-        cwd=package,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert shown.stdout.strip() == load_protocol(home / "protocol.toml").digest
-    assert "intramural-client ledger create" in commands[3]
+    assert "intramural-client ledger create" in commands[2]
+    assert "intramural-client approve protocol.toml" in commands[3]
     assert "intramural-client check" in commands[4]
     assert "intramural-client start" in commands[4]
 

@@ -425,3 +425,107 @@ def test_figures_hold_both_readings() -> None:
     assert BLUE.lower() in picture
     assert VERMILLION.lower() in picture
     assert calibration_svg((), ()) is None
+
+
+# --- what was not used, what was held back, and warnings ---------------------------------------
+
+
+def with_rounds(*changed: RoundFacts, closing: RoundFacts | None = None) -> ReportFacts:
+    return replace(deployment(), rounds=changed, closing=closing)
+
+
+def a_round(number: int, **about: Any) -> RoundFacts:
+    return RoundFacts(**{"round": number, "seconds": 1.0, "answered": NAMES, **about})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_reply_that_was_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
+    rounds = [
+        a_round(1, answered=NAMES[:2], refused={"west": "E-REPLY-NORM", "south": "E-NODE"}),
+        a_round(2, answered=NAMES[:2], refused={"west": "E-REPLY-NORM"}, late={"south": 1}),
+        a_round(3, duplicates={"north": 1}),
+        a_round(4, duplicates={"north": 2}),
+    ]
+    closing = a_round(5, answered=NAMES[:3], refused={"west": "E-REPLY-KIND"})
+    text = text_of(html_of(with_rounds(*rounds, closing=closing), tmp_path))
+    for words in (
+        "west: reply not used in rounds 1–2, the update is larger than an honest one with the stated "
+        "noise can be ( E-REPLY-NORM )",
+        "south refused with E-NODE in round 1",
+        "south answered round 1 late, in round 2; it was not used",
+        "north answered more than once in rounds 3–4; 3 further replies were not used",
+        "west: reply not used in round 5, it was an answer to something else ( E-REPLY-KIND )",
+    ):
+        assert words in text
+    clean = text_of(html_of(with_rounds(a_round(1)), tmp_path))
+    assert not any(words in clean for words in ("not used in", "late,", "more than once"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_held_back_is_said_in_words_and_is_not_zero(tmp_path: Path) -> None:
+    judging = a_round(11, suppressed=("west",))
+    some = replace(deployment(), judging=judging, closing=judging)
+    text = text_of(html_of(some, tmp_path))
+    sentence = (
+        "Released by 3 of 4 hospitals; west has fewer patients in a class than its own policy "
+        "releases."
+    )
+    assert text.count(sentence) == 2  # beside the figure and under the curve
+    assert "west released no score histogram in round 11" in text
+    two = a_round(11, suppressed=("south", "west"))
+    text = text_of(html_of(replace(some, judging=two, closing=two), tmp_path))
+    assert "south and west have fewer patients in a class than their own policy releases" in text
+    everybody = a_round(11, answered=NAMES[:3])
+    text = text_of(html_of(replace(some, judging=everybody, closing=everybody), tmp_path))
+    assert "Released by 3 of 4 hospitals." in text
+    assert "fewer patients in a class" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_when_all_hold_back_there_is_no_figure_and_the_report_says_why(tmp_path: Path) -> None:
+    judging = a_round(11, suppressed=NAMES)
+    nobody = replace(deployment(), released=None, judging=judging, closing=judging)
+    text = text_of(html_of(nobody, tmp_path))
+    assert "No hospital released a histogram" in text
+    assert "Released by none of 4 hospitals; north, east, south and west have fewer" in text
+    assert UNREADABLE not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_hospital_that_changed_its_policy_is_named_with_the_round(tmp_path: Path) -> None:
+    first, second = "a" * 64, "b" * 64
+    rounds = [
+        a_round(1, policies={"north": first, "east": first}),
+        a_round(2, policies={"east": first}),
+        a_round(3, policies={"north": second, "east": first}),
+    ]
+    closing = a_round(4, policies={"north": second, "east": second})
+    text = text_of(html_of(with_rounds(*rounds, closing=closing), tmp_path))
+    assert "north changed its site policy before its answer of round 3" in text
+    assert "east changed its site policy before its answer of round 4" in text
+    assert text.count("changed its site policy") == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_warnings_are_in_plain_words_by_name_and_say_what_they_cannot(tmp_path: Path) -> None:
+    rounds = [
+        a_round(1, flags={"west": ["FLAG-NORM", "FLAG-COSINE"]}),
+        a_round(2),
+        a_round(3, flags={"west": ["FLAG-COSINE"], "south": ["FLAG-ECHO"]}),
+    ]
+    html = html_of(with_rounds(*rounds), tmp_path)
+    text = text_of(html)
+    for words in (
+        "west , round 1: its update was far larger than those of the others ( FLAG-NORM )",
+        "west , rounds 1, 3: its updates so far pull the model against those of the others",
+        "south , round 3: its update was next to nothing",
+        "It detects and does not prevent",
+        "what a small hospital does may stay hidden",
+    ):
+        assert words in text
+    assert html.count("▲") == 3 + 1  # in the table, and what it means
+    clean = text_of(html_of(with_rounds(a_round(1)), tmp_path))
+    assert "No update stood out." in clean
+    assert "It detects and does not prevent" in clean
+    open_study = replace(with_rounds(a_round(1)), protocol=protocol("none"))
+    assert "stay hidden" not in text_of(html_of(open_study, tmp_path))

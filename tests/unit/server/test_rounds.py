@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,6 +23,7 @@ from server.checkpoint import Checkpoints, RoundRecord, State
 from server.rounds import Outcome
 from tests.answering import (
     FROZEN,
+    HISTOGRAM_NOISE,
     NAMES,
     NODES,
     NOISE,
@@ -37,6 +39,7 @@ from tests.answering import (
     head,
     histogram,
     honest,
+    policy,
     refusing,
     run,
     run_with,
@@ -64,7 +67,7 @@ def test_a_study_runs_to_its_end(study: str, make_study: MakeStudy, tmp_path: Pa
         cells = sum(np.asarray(histogram(h, record.round)) for h in NAMES)
         assert record.histogram is not None
         np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
-        squares = 1.5 * 1.5 + 1.5 * 1.5 + 4.0 * 4.0 + 0.25 * 0.25
+        squares = sum(HISTOGRAM_NOISE[h] * HISTOGRAM_NOISE[h] for h in NAMES)
         assert record.histogram_noise == pytest.approx(squares**0.5, rel=1e-12)
         assert record.heads == {h: head(h, record.round) for h in NAMES}
     assert (outcome.last.round, outcome.last.answered) == (4, list(NAMES))
@@ -286,8 +289,8 @@ def framed(data: bytes) -> RecordDict:
 
 
 RUBBISH: dict[str, tuple[Callable[[TrainReply], Answer], str]] = {
-    "NaN": (set_all(np.nan), "E-REPLY-ARRAYS"),
-    "infinity": (set_all(np.inf), "E-REPLY-ARRAYS"),
+    "NaN": (set_all(np.nan), "E-REPLY-FINITE"),
+    "infinity": (set_all(np.inf), "E-REPLY-FINITE"),
     "the largest float": (set_all(float(np.finfo(np.float32).max)), "E-REPLY-SIZE"),
     "broadcastable": (
         with_arrays(lambda a: {n: x.reshape(-1)[:1] for n, x in a.items()}),
@@ -346,7 +349,8 @@ def test_rubbish_from_one_hospital_never_ends_the_run_and_never_reaches_the_mode
         cells = sum(np.asarray(histogram(h, record.round)) for h in good)
         assert record.histogram is not None
         np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
-        assert record.histogram_noise == pytest.approx((1.5**2 + 4.0**2 + 0.25**2) ** 0.5)
+        squares = sum(HISTOGRAM_NOISE[h] ** 2 for h in good)
+        assert record.histogram_noise == pytest.approx(squares**0.5)
         assert record.heads == {h: head(h, record.round) for h in good}
 
 
@@ -357,13 +361,17 @@ def test_rubbish_from_one_hospital_never_ends_the_run_and_never_reaches_the_mode
 def test_the_largest_admitted_values_leave_the_model_finite(
     strategy: str, make_study: MakeStudy, tmp_path: Path
 ) -> None:
-    """Whatever passes admission can ruin a model, but not the run: nothing overflows."""
-    protocol = make_study(aggregation={"strategy": strategy, "ema": 0.9})
+    """Whatever passes admission can ruin a model, but not the run: nothing overflows.
+
+    Without privacy nothing is clipped and no norm is known; the bound on values is all there is.
+    """
+    protocol = make_study(
+        aggregation={"strategy": strategy, "ema": 0.9}, privacy={"mechanism": "none"}
+    )
     most = messages.LARGEST_VALUE
-    hospitals = all_honest(protocol, dict.fromkeys(NAMES, most))
+    hospitals = all_honest(protocol, dict.fromkeys(NAMES, 0.0))
     for name, sign in (("north", 1), ("west", -1)):
-        loud = changed(hospitals[name], with_fields(histogram_noise=most))
-        hospitals[name] = changed(loud, set_all(sign * most))
+        hospitals[name] = changed(hospitals[name], set_all(sign * most))
     outcome = run(protocol, hospitals, tmp_path)
     assert outcome.stopped == "finished"
     assert outcome.state.records[-1].answered == list(NAMES)
@@ -544,7 +552,7 @@ def test_a_hospital_that_judges_when_it_should_not_or_not_when_it_should_is_refu
 ) -> None:
     protocol = make_study(rounds=4, evaluation={"every": 2})
     hospitals = all_honest(protocol)
-    always = {"histogram": histogram("north", 1), "histogram_noise": 1.5}
+    always = {"histogram": histogram("north", 1), "histogram_noise": 4.0}
     never = dict.fromkeys(("histogram", "histogram_noise"))
     hospitals["north"] = changed(hospitals["north"], with_fields(**always))
     hospitals["west"] = changed(hospitals["west"], with_fields(**never))
@@ -557,10 +565,105 @@ def test_the_noise_of_a_round_is_that_of_the_hospitals_in_it(
     make_study: MakeStudy, tmp_path: Path
 ) -> None:
     protocol = make_study(rounds=1)
-    noise_free = changed(honest(protocol, "south"), with_fields(histogram_noise=0.0))
-    hospitals = {**all_honest(protocol), "north": refusing, "south": noise_free}
+    noisier = changed(honest(protocol, "south"), with_fields(histogram_noise=7.5))
+    hospitals = {**all_honest(protocol), "north": refusing, "south": noisier}
     record = run(protocol, hospitals, tmp_path).state.records[0]
-    assert record.histogram_noise == pytest.approx((1.5**2 + 0.0 + 0.25**2) ** 0.5, rel=1e-12)
+    assert record.histogram_noise == pytest.approx((4.0**2 + 7.5**2 + 3.5**2) ** 0.5, rel=1e-12)
+
+
+# --- histograms that are held back, policies, warnings -------------------------------------------
+
+
+def with_every_answer(good: Hospital, **changes: Any) -> Hospital:
+    def answer(request: Request) -> Answer:
+        reply = good(request)
+        assert isinstance(reply, TrainReply | EvaluateReply)
+        return reply.model_copy(update=changes)
+
+    return answer
+
+
+HELD_BACK: dict[str, Any] = {"histogram": None, "histogram_noise": None, "suppressed": True}
+
+
+def test_a_histogram_that_is_held_back_is_not_in_the_sum_and_the_record_says_whose(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=1)
+    hospitals = all_honest(protocol)
+    hospitals["west"] = with_every_answer(hospitals["west"], **HELD_BACK)
+    outcome = run(protocol, hospitals, tmp_path)
+    for record in (*outcome.state.records, outcome.last):
+        assert (record.answered, record.suppressed) == (list(NAMES), ["west"])
+        assert record.released == ["east", "north", "south"]
+        cells = sum(np.asarray(histogram(h, record.round)) for h in record.released)
+        assert record.histogram is not None
+        np.testing.assert_allclose(record.histogram, cells, rtol=1e-12)
+        assert record.histogram_noise == pytest.approx((4.0**2 + 4.0**2 + 6.0**2) ** 0.5)
+    agree(outcome.state.arrays, weights(protocol, NAMES, 1))  # its update counts all the same
+
+
+def test_when_all_hold_back_there_is_no_histogram(make_study: MakeStudy, tmp_path: Path) -> None:
+    protocol = make_study(rounds=2)
+    hospitals = {h: with_every_answer(honest(protocol, h), **HELD_BACK) for h in NAMES}
+    outcome = run(protocol, hospitals, tmp_path)
+    assert outcome.stopped == "finished"
+    for record in (*outcome.state.records, outcome.last):
+        assert (record.histogram, record.histogram_noise) == (None, None)
+        assert (record.suppressed, record.released) == (list(NAMES), [])
+    loaded = Checkpoints(tmp_path, protocol).load()
+    assert loaded is not None
+    assert loaded.records == outcome.state.records
+
+
+def test_where_nothing_is_asked_for_nothing_can_be_held_back(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    protocol = make_study(rounds=2, evaluation={"every": 2})
+    hospitals = all_honest(protocol)
+    hospitals["west"] = with_every_answer(hospitals["west"], **HELD_BACK)
+    first, second = run(protocol, hospitals, tmp_path).state.records
+    assert (first.suppressed, first.refused) == (["west"], {})
+    assert (second.suppressed, second.refused) == ([], {"west": "E-REPLY-HISTOGRAM"})
+
+
+def test_the_record_has_each_hospitals_policy(make_study: MakeStudy, tmp_path: Path) -> None:
+    protocol = make_study(rounds=2)
+    hospitals = {**all_honest(protocol), "south": refusing}
+    hospitals["west"] = from_round(
+        2, with_every_answer(hospitals["west"], policy="f" * 64), hospitals["west"]
+    )
+    policies = [r.policies for r in run(protocol, hospitals, tmp_path).state.records]
+    same = {name: policy(name) for name in ("east", "north", "west")}
+    assert policies == [same, same | {"west": "f" * 64}]
+
+
+def test_warnings_change_no_model_and_survive_a_resume(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    """West pulls the other way; the killed run has the same flags, from sums in its checkpoint."""
+    protocol = make_study(study="real", rounds=4, privacy={"mechanism": "none"})
+    hospitals = all_honest(protocol, dict.fromkeys(NAMES, 0.0))
+    hospitals["west"] = changed(
+        hospitals["west"], with_arrays(lambda a: {n: -5 * x for n, x in a.items()})
+    )
+    whole = run(protocol, hospitals, tmp_path / "whole").state
+    flags = [r.flags for r in whole.records]
+    assert flags == [{"west": ["FLAG-COSINE"]}] * 4
+    assert list(whole.sums) == list(NAMES)
+    with pytest.raises(Killed):
+        run(protocol, hospitals, tmp_path / "killed", watcher=Kill())
+    state = Checkpoints(tmp_path / "killed", protocol).load()
+    assert state is not None
+    assert [r.flags for r in state.records] == flags[:2]
+    resumed = run(protocol, hospitals, tmp_path / "killed", state=state).state
+    assert [r.flags for r in resumed.records] == flags
+    assert bits(resumed.sums) == bits(whole.sums)
+    # Without the sums it would not be the same: they are what is compared.
+    forgotten = replace(state, sums={})
+    again = run(protocol, hospitals, tmp_path / "forgotten", state=forgotten).state
+    assert bits(again.sums) != bits(whole.sums)
+    assert bits(again.arrays) == bits(whole.arrays)
 
 
 def test_a_stricter_hospital_counts_less_in_the_model(
@@ -573,7 +676,7 @@ def test_a_stricter_hospital_counts_less_in_the_model(
     plain = run(protocol, all_honest(protocol), tmp_path / "plain")
     assert bits(plain.state.arrays) != bits(outcome.state.arrays)
     # A liar among four moves nothing: less than the median is the median.
-    liar = run(protocol, all_honest(protocol, {**NOISE, "north": 1e-6}), tmp_path / "liar")
+    liar = run(protocol, all_honest(protocol, {**NOISE, "north": 1.0}), tmp_path / "liar")
     assert bits(liar.state.arrays) == bits(plain.state.arrays)
 
 

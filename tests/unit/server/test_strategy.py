@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from common.arrays import Arrays, apply_update
 from common.model_spec import model_spec, update_spec
 from common.protocol import STRATEGY_SETTINGS, StudyProtocol
 from server.checkpoint import Checkpoints, State
-from server.strategy import STRATEGIES, Aggregator, public_weights
+from server.strategy import STRATEGIES, Aggregator, capped, public_weights
 
 pytestmark = pytest.mark.usefixtures("flower_task")
 
@@ -103,6 +106,87 @@ def test_fedavg_is_the_weighted_mean(
     sent = updates(1, hospitals=hospitals)
     aggregator = Aggregator(study(strategy, {**SETTINGS[strategy], "weights": weights}))
     agree(aggregator.aggregate(1, sent, EQUAL), naive_mean(sent, power))
+
+
+# --- no share above the cap --------------------------------------------------------------------
+
+
+def capped_by_bisection(weights: Mapping[str, float], share: float) -> dict[str, float]:
+    """min(share, level x weight) with the level at which they add up to 1."""
+    low, high = 0.0, 1.0
+    while sum(min(share, high * w) for w in weights.values()) < 1:
+        high *= 2
+    for _ in range(200):
+        level = (low + high) / 2
+        if sum(min(share, level * w) for w in weights.values()) < 1:
+            low = level
+        else:
+            high = level
+    return {name: min(share, high * w) for name, w in weights.items()}
+
+
+@given(
+    weights=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=12),
+    share=st.floats(0.05, 1.0),
+)
+@example(weights=[1.0] * 7, share=1 / 7)
+@example(weights=[3.0, 3.0, 3.0], share=0.3333333333333334)
+@example(weights=[1e9, 1e-9, 1e-9], share=0.5)
+def test_no_share_is_above_the_cap(weights: list[float], share: float) -> None:
+    named = {f"h{n}": weight for n, weight in enumerate(weights)}
+    found = capped(named, share)
+    assert sum(found.values()) == pytest.approx(1, rel=1e-9)
+    if len(weights) * share <= 1:  # too few answered: equal shares, whatever the cap
+        assert set(found.values()) == {1 / len(weights)}
+        return
+    assert max(found.values()) <= share
+    expected = capped_by_bisection(named, share)
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=1e-6, abs=1e-9)
+    below = [name for name in named if found[name] < share * (1 - 1e-9)]
+    for one, other in itertools.pairwise(below):  # among these nothing has changed
+        assert found[one] * named[other] == pytest.approx(found[other] * named[one], rel=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam"])
+def test_the_cap_reaches_flowers_average(strategy: str, study: MakeStudy) -> None:
+    """north would have 0.51 of the whole; what is cut off brings east to the cap as well."""
+    sent = updates(1)
+    weights = {h: float(n) ** 2 for h, n in COHORTS.items()}
+    shares = capped_by_bisection(weights, 0.3)
+    assert shares["north"] == shares["east"] == 0.3
+    mean = np.sum([shares[h] * flat(sent[h]) for h in sent], axis=0)
+    aggregator = Aggregator(study(strategy, {**SETTINGS[strategy], "max-share": 0.3}))
+    found = aggregator.aggregate(1, sent, EQUAL)
+    if strategy == "fedavg":
+        agree(found, mean)
+    elif strategy == "fedavgm":
+        agree(found, 0.5 * mean)
+    else:
+        np.testing.assert_array_equal(np.sign(flat(found)), np.sign(mean))
+    plain = Aggregator(study(strategy, SETTINGS[strategy])).aggregate(1, sent, EQUAL)
+    assert flat(plain).tolist() != flat(found).tolist()
+
+
+def test_with_fewer_answers_than_shares_all_count_the_same(study: MakeStudy) -> None:
+    protocol = study("fedavg", {"max-share": 0.3})
+    three = dict.fromkeys(("north", "east", "west"), 0.8)
+    assert public_weights(protocol, three) == dict.fromkeys(three, 1 / 3)
+    sent = updates(1, hospitals=3)
+    found = Aggregator(protocol).aggregate(1, sent, EQUAL)
+    agree(found, naive_mean(sent, 0))
+
+
+def test_a_cap_that_cannot_be_kept_or_caps_nothing_is_no_protocol(study: MakeStudy) -> None:
+    study("fedavg", {"max-share": 1 / 6})
+    with pytest.raises(ValidationError, match="at least 1/6"):
+        study("fedavg", {"max-share": 0.16})
+    for share in (0.0, -0.1, 1.1):
+        with pytest.raises(ValidationError):
+            study("fedavg", {"max-share": share})
+    for strategy in ("fedmedian", "fedtrimmedavg", "krum"):
+        with pytest.raises(ValidationError, match="has none"):
+            study(strategy, {"max-share": 0.5})
 
 
 def test_fedavg_of_equal_updates_is_that_update(study: MakeStudy) -> None:

@@ -82,7 +82,7 @@ def test_a_settled_hospital_keeps_its_ledger_and_refuses_other_options(
     with Ledger.open(policy.state) as ledger:
         spends: dict[Account, Spend] = {"training": Spend(1.5, 0.25, 8)}
         ledger.reserve("0" * 64, protocol.digest, 1, spends, {"validation-fraction": 0.2})
-        ledger.seal("0" * 64, b"kept")
+        ledger.seal("0" * 64, b"kept", "e" * 64)
     settle(protocol, tmp_path, data, device="cpu", noise_seed=1)
     with Ledger.open(policy.state) as ledger:
         assert ledger.sealed_reply("0" * 64) == b"kept"

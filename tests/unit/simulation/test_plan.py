@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.ledger import Ledger, Spend
+from client.policy import Permit
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise, study_noise
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
@@ -40,7 +41,7 @@ def test_noise_is_what_a_hospital_will_use(tmp_path: Path, small_study: MakeStud
     plan = plan_of(study)
     Ledger.create(tmp_path)
     with Ledger.open(tmp_path) as ledger:
-        noise = study_noise(study, ledger, cap=100.0)
+        noise = study_noise(study, ledger, Permit(100.0))
     assert (plan.noise_multiplier, plan.validation_noise) == (
         noise["training"],
         noise["validation"],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.ledger import Account, Ledger, Spend
-from client.policy import SitePolicy
+from client.policy import Permit
 from client.privacy import accounting, calibration
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import (
@@ -20,6 +20,7 @@ from client.privacy.budget import (
 from client.terms import terms_of
 from common.errors import BudgetError
 from common.protocol import StudyProtocol, parse_protocol
+from tests.hospital import policy_of
 
 pytestmark = pytest.mark.slow
 
@@ -38,17 +39,11 @@ class Site:
         """Reserve what the vault would reserve for a request of this round."""
         self.asked += 1
         with Ledger.open(self.state) as ledger:
-            noise = study_noise(study, ledger, cap)
+            noise = study_noise(study, ledger, Permit(cap))
             training = server_round <= study.rounds
             spends = spends_of(study, server_round, noise, training=training)
             check_affordable(ledger, spends, study, cap)
-            policy = SitePolicy(
-                hospital="north",
-                data=self.state,
-                state=self.state,
-                approved_studies=(study.digest,),
-                max_epsilon=cap,
-            )
+            policy = policy_of(self.state, study.digest, max_epsilon=cap)
             terms = terms_of(study, policy)
             ledger.reserve(f"{self.asked:064x}", study.digest, server_round, spends, terms)
         return spends

@@ -1,0 +1,131 @@
+"""A hospital of synthetic patients whose name stands wherever a patient's name can stand."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from client.approval import approve, begin
+from client.canary.names import NAME, PLANTED
+from client.data.listing import MANIFEST
+from client.policy import METRIC, Limits, SitePolicy
+from common import messages
+from common.files import write_atomic
+from common.messages import EvaluateRequest, TrainRequest
+from common.models import build_model
+from common.protocol import parse_protocol
+
+ROUNDS = 2
+PATIENTS, FOR_VALIDATION = 8, 2
+SIDE = 16  # pixels
+DATA = "data"  # below the hospital's folder: there the name may stand, and nowhere else
+DESCRIPTION = 0x010E  # the Exif tag of that name
+
+STUDY = parse_protocol(f"""
+study = "canary"
+rounds = {ROUNDS}
+images = {{ classes = ["non-nodule", "nodule"], size = {SIDE}, mean = 0.4 }}
+model = {{ initial-model = "random" }}
+training = {{ steps-per-round = 1, learning-rate = 0.5, sampling-rate = 0.9, views-per-patient = 2 }}
+evaluation = {{ flips-and-rotations = false }}
+participation = {{ quorum = 1, deadline-seconds = 60 }}
+hospitals = [{{ name = "north", nominal-patients = {PATIENTS - FOR_VALIDATION} }}]
+""")
+
+
+class Hospital:
+    """Made in the new folder `folder`: patients, approved policy, books; `renew` puts it back to that.
+
+    With `class_folders` a folder for each class in place of a manifest.
+    """
+
+    def __init__(self, folder: Path, *, class_folders: bool = False) -> None:
+        self.folder = folder
+        self.data = folder / DATA / " ".join(PLANTED)
+        self.state = folder / "state"
+        self.manifest = self.data / MANIFEST
+        self.images: list[Path] = []
+        self.state.mkdir(parents=True, mode=0o700)
+        self.data.mkdir(parents=True)
+        self._plant(class_folders)
+        site = folder / "site.toml"
+        write_atomic(site, self._written_policy(class_folders).to_toml().encode())
+        begin(self.state)
+        self.policy = approve(site, STUDY)
+        self._kept = folder.with_name(f"{folder.name}.kept")
+        shutil.copytree(folder, self._kept, symlinks=True)
+
+    def renew(self, below: str = "") -> None:
+        """Put the hospital back as it was made, or only what is `below` its folder."""
+        shutil.rmtree(self.folder / below)
+        shutil.copytree(self._kept / below, self.folder / below, symlinks=True)
+
+    def _plant(self, class_folders: bool) -> None:
+        rows = [("image", "label", "patient_id", "split", "referrer")]
+        generator = np.random.default_rng(5)
+        for number in range(2 * PATIENTS):
+            patient, label = number // 2, STUDY.images.classes[number % 2]
+            form = PLANTED[patient % len(PLANTED)]
+            name = f"{patient} {form}~{number}.png"
+            folder = self.data / label if class_folders else self.data / form
+            folder.mkdir(exist_ok=True)
+            image = Image.fromarray(generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
+            self.images.append(folder / name)
+            _save(image, folder / name)
+            side = "validation" if patient < FOR_VALIDATION else "training"
+            rows.append((f"{form}/{name}", label, f"{patient} {form}", side, NAME))
+        if class_folders:
+            return
+        # One image is a link, as where an archive is mounted elsewhere.
+        kept = self.images[-1].with_suffix(".kept")
+        self.images[-1].rename(kept)
+        self.images[-1].symlink_to(kept.name)
+        with self.manifest.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    def _written_policy(self, class_folders: bool) -> SitePolicy:
+        return SitePolicy(
+            hospital=STUDY.hospital_names[0],
+            data=self.data,
+            state=self.state,
+            patient_id_pattern=r"(?P<patient>.+)~\d+" if class_folders else None,
+            device="cpu",
+            approved_studies=(),
+            max_epsilon=STUDY.privacy.epsilon,
+            limits=Limits(
+                min_noise_multiplier=0.0,
+                max_rounds=STUDY.rounds,
+                max_steps=STUDY.total_steps,
+                max_evaluations=STUDY.evaluations,
+                smallest_group=1,
+                models=(STUDY.model.name,),
+                metrics=(METRIC,),
+            ),
+        )
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    """Save as PNG, with the name in its texts and in its Exif description."""
+    about, exif = PngInfo(), Image.Exif()
+    for form in PLANTED:
+        about.add_text("PatientName", form)
+        about.add_itxt("PatientName", form, zip=True)
+    exif[DESCRIPTION] = NAME
+    image.save(path, pnginfo=about, exif=exif)
+
+
+def requests() -> list[messages.Request]:
+    """What a coordinator asks in the study: every round, and how good the last model is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = build_model(STUDY.model.name, STUDY.images.channels, len(STUDY.images.classes))
+    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+    text = STUDY.to_toml()
+    return [
+        *(TrainRequest(protocol=text, round=r, arrays=arrays) for r in range(1, ROUNDS + 1)),
+        EvaluateRequest(protocol=text, round=ROUNDS + 1, arrays=arrays),
+    ]

@@ -1,0 +1,139 @@
+"""A study in plain words, for whoever approves it: what is computed, what leaves, what it costs.
+
+Everything is computed from the protocol, this hospital's policy and its ledger; nothing is a promise
+of the coordinator's.
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+from client.ledger import Account
+from client.policy import SitePolicy
+from client.privacy.budget import protocol_noise
+from client.statement_text import RELEASES
+from common.bounds import MOST_EXTRA_NOISE
+from common.messages import HISTOGRAM_BINS
+from common.model_spec import model_spec, update_spec
+from common.protocol import StudyProtocol
+
+TRAINED = {
+    "all": "every weight",
+    "norm-and-head": "the last layer and all normalisations",
+    "head": "the last layer",
+}
+
+
+def in_plain_words(
+    protocol: StudyProtocol, policy: SitePolicy, noise: Mapping[Account, float]
+) -> dict[str, list[str]]:
+    """Heading -> sentences. `noise` is the noise multiplier of each account at this hospital."""
+    return {
+        f"Study '{protocol.study}', digest {protocol.digest}": _who(protocol, policy),
+        "What is computed here": _computed(protocol),
+        "What leaves this hospital": _leaves(protocol),
+        "What never leaves": [
+            "Images, patient ids, file names and paths, DICOM tags, losses, exact scores and counts, "
+            "the text of any error. The vault, which sees the patients, has no network.",
+        ],
+        "What it costs, at most": _costs(protocol, policy, noise),
+        "Where this hospital is stricter": _stricter(protocol, policy, noise),
+        "What epsilon does not cover": [
+            f"{what.capitalize()}: {why}." for what, covered, why in RELEASES if "NOT" in covered
+        ],
+    }
+
+
+def _who(protocol: StudyProtocol, policy: SitePolicy) -> list[str]:
+    own = protocol.hospital(policy.hospital)
+    others = [hospital.name for hospital in protocol.hospitals if hospital != own]
+    where = protocol.coordinator
+    return [
+        f"Task: {protocol.task}, '{protocol.images.classes[0]}' against "
+        f"'{protocol.images.classes[1]}', on images of {protocol.images.size} x "
+        f"{protocol.images.size} pixels. For research; not a medical device.",
+        f"With {', '.join(others) or 'no other hospital'}; '{own.name}' is agreed to have "
+        f"{own.nominal_patients} training patients. This number is public, the true one is not.",
+        f"Coordinator: {where.address if where else 'none, a rehearsal'}. A round closes with at "
+        f"least {protocol.participation.quorum} hospitals.",
+    ]
+
+
+def _computed(protocol: StudyProtocol) -> list[str]:
+    training, model = protocol.training, protocol.model
+    weights = sum(prod(shape) for shape in model_spec(protocol).values())
+    said = [
+        f"A neural network ({model.name}, {weights:,} weights) is trained in {protocol.rounds} rounds "
+        f"of {training.steps_per_round} steps: {TRAINED[model.trainable]}. In each step every training "
+        f"patient is drawn with probability {training.sampling_rate:g}, with up to "
+        f"{training.views_per_patient} images.",
+        f"{protocol.evaluations} times, the last at the end, the model is tried on the "
+        f"validation patients, who are never trained on: {protocol.images.validation_fraction:.0%} of "
+        f"all, chosen by their ids.",
+    ]
+    if protocol.privacy.mechanism == "none":
+        return [*said, "There is NO differential privacy in this study: a rehearsal."]
+    norm = protocol.privacy.max_grad_norm
+    return [
+        *said,
+        f"What one patient contributes to a step is cut to length {norm:g}, and noise of standard "
+        f"deviation {norm:g} times the noise multiplier is added to the sum before anything else.",
+    ]
+
+
+def _leaves(protocol: StudyProtocol) -> list[str]:
+    values = sum(prod(shape) for shape in update_spec(protocol).values())
+    return [
+        f"{protocol.rounds} times the noised change of {values:,} weights "
+        f"({4 * values / 1e6:.2g} MB each).",
+        f"{protocol.evaluations} times a noised histogram of scores: 2 classes x {HISTOGRAM_BINS} "
+        f"numbers.",
+        "With each: the noise multiplier, two hashes of the ledger, one of the approved policy. Or, "
+        "in place of an answer, a code with a fixed text.",
+        "Every byte is written down before it leaves, in state/egress.jsonl; intramural-client verify "
+        "checks it.",
+    ]
+
+
+def _costs(
+    protocol: StudyProtocol, policy: SitePolicy, noise: Mapping[Account, float]
+) -> list[str]:
+    privacy = protocol.privacy
+    if privacy.mechanism == "none":
+        return ["No epsilon bounds what is learnt about a patient: there is no noise."]
+    return [
+        f"Training patients: epsilon {min(privacy.epsilon, policy.max_epsilon):g} at delta "
+        f"{privacy.delta:g}, noise multiplier {noise['training']:.4g}.",
+        f"Validation patients: epsilon {min(privacy.validation_epsilon, policy.max_epsilon):g} at "
+        f"delta {privacy.delta:g}, noise multiplier {noise['validation']:.4g}.",
+        f"Unit: the patient, with all images, added or removed, over all rounds. Together with all "
+        f"other studies on these patients never more than {policy.max_epsilon:g} on either account, "
+        f"for their life (max-epsilon): after that the vault refuses.",
+    ]
+
+
+def _stricter(
+    protocol: StudyProtocol, policy: SitePolicy, noise: Mapping[Account, float]
+) -> list[str]:
+    limits, said = policy.limits, []
+    if protocol.privacy.mechanism != "none":
+        own = protocol_noise(protocol)
+        for account, multiplier in noise.items():
+            if multiplier > own[account]:
+                said.append(
+                    f"The {account} patients get the noise multiplier {multiplier:.4g}, the protocol "
+                    f"asks for {own[account]:.4g}: by the cap, by what was spent before, or by "
+                    f"min-noise-multiplier {limits.min_noise_multiplier:g}. At most "
+                    f"{MOST_EXTRA_NOISE:g} times is accepted."
+                )
+    said.append(
+        f"A histogram is released where both classes have {limits.smallest_group} validation patients "
+        f"(smallest-group), otherwise the answer says that it is suppressed."
+    )
+    if limits.hours is not None:
+        said.append(f"Patients are computed with within {limits.hours} only (hours).")
+    said.append(
+        f"Of the policy's limits this study uses {protocol.rounds} of {limits.max_rounds} rounds, "
+        f"{protocol.total_steps} of {limits.max_steps} local steps, {protocol.evaluations} of "
+        f"{limits.max_evaluations} evaluations."
+    )
+    return said
