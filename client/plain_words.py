@@ -89,8 +89,8 @@ def _leaves(protocol: StudyProtocol) -> list[str]:
         f"numbers.",
         "With each: the noise multiplier, two hashes of the ledger, one of the approved policy. Or, "
         "in place of an answer, a code with a fixed text.",
-        "Every byte is written down before it leaves, in state/egress.jsonl; intramural-client verify "
-        "checks it.",
+        "Size and SHA-256 of every message are written down before it leaves, in state/egress.jsonl; "
+        "intramural-client verify checks them.",
     ]
 
 
@@ -126,8 +126,8 @@ def _stricter(
                     f"{MOST_EXTRA_NOISE:g} times is accepted."
                 )
     said.append(
-        f"A histogram is released where both classes have {limits.smallest_group} validation patients "
-        f"(smallest-group), otherwise the answer says that it is suppressed."
+        f"A histogram is released where each class has validation patients, {limits.smallest_group} at "
+        f"least (smallest-group); otherwise the answer says that it is suppressed."
     )
     if limits.hours is not None:
         said.append(f"Patients are computed with within {limits.hours} only (hours).")

@@ -11,13 +11,13 @@ from client.privacy import accounting, calibration
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import (
     ACCOUNTS,
-    MOST_EXTRA_NOISE,
     check_affordable,
     protocol_noise,
     spends_of,
     study_noise,
 )
 from client.terms import terms_of
+from common.bounds import MOST_EXTRA_NOISE
 from common.errors import BudgetError
 from common.protocol import StudyProtocol, parse_protocol
 from tests.hospital import policy_of
