@@ -27,6 +27,7 @@ from common.metrics import Scores
 from common.model_spec import model_of
 from common.protocol import StudyProtocol, parse_protocol
 from tests.golden import exact_epsilon
+from tests.hospital import LIMITS
 
 SEED = 20260104
 LEVEL = 1e-6  # of the chi-square tests: how often a true engine would be called wrong
@@ -196,6 +197,7 @@ def a_seed_needs_a_rehearsal() -> None:
         "state": "/state",
         "approved_studies": [],
         "max_epsilon": 8.0,
+        "limits": LIMITS,
         "noise_seed": 1,
     }
     assert SitePolicy.model_validate(fields | {"rehearsal": True}).noise_seed == 1

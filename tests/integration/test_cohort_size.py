@@ -23,25 +23,25 @@ from common import messages
 from common.model_spec import model_of
 from common.protocol import StudyProtocol
 from tests import honesty
-from tests.hospital import approved, policy_of
+from tests.hospital import LIMITS, approved, policy_of
 
 FEW = [1, 2, 192, 193, 400]
 
 
 def cohort(patients: int) -> Cohort:
-    """`patients` on each side, with one image each."""
+    """`patients` on each side, with an image of each class for validation and one for training."""
     generator = np.random.default_rng(patients)
 
-    def side() -> Patients:
+    def side(images: int) -> Patients:
         return Patients(
-            pixels=generator.integers(0, 256, (patients, 16, 16, 1), dtype=np.uint8),
-            labels=np.arange(patients) % 2,
-            offsets=np.arange(patients + 1),
+            pixels=generator.integers(0, 256, (images * patients, 16, 16, 1), dtype=np.uint8),
+            labels=np.arange(images * patients) % 2,
+            offsets=np.arange(patients + 1) * images,
             mean=0.5,
             std=0.25,
         )
 
-    return Cohort(training=side(), validation=side())
+    return Cohort(training=side(1), validation=side(2))
 
 
 class Seen:
@@ -64,13 +64,19 @@ class Seen:
         patch.setattr(training, "poisson_draw", drawn)
 
     def of(
-        self, patients: int, state: Path, study: StudyProtocol, patch: pytest.MonkeyPatch
+        self,
+        patients: int,
+        state: Path,
+        study: StudyProtocol,
+        patch: pytest.MonkeyPatch,
+        smallest_group: int = 1,
     ) -> tuple[object, ...]:
         """Constants of the steps, entries of the ledger, length of the reply, and its public fields."""
         self.constants.clear()
         state.mkdir()
         patch.setattr(vault_module, "open_cohort", lambda *_: cohort(patients))
-        policy = approved(policy_of(state, study.digest, max_epsilon=8.0))
+        limits = LIMITS | {"smallest-group": smallest_group}
+        policy = approved(policy_of(state, study.digest, max_epsilon=8.0, limits=limits))
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = model_of(study)
@@ -79,7 +85,7 @@ class Seen:
         frame = Vault(policy).handle(messages.encode(request))
         reply = messages.decode(frame)
         assert isinstance(reply, messages.TrainReply)
-        assert reply.histogram is not None
+        assert reply.suppressed == (patients < smallest_group)
         header = json.loads(messages.header_of(reply))
         secret = ("histogram", "ledger_head", "policy")  # noised; hashes over the time of day
         with Ledger.read(state) as ledger:
@@ -88,7 +94,7 @@ class Seen:
             list(self.constants),
             reserved,
             len(frame),
-            {key: len(header[key]) if key in secret else header[key] for key in header},
+            {key: len(header[key] or "") if key in secret else header[key] for key in header},
             {name: (array.shape, array.dtype) for name, array in reply.arrays.items()},
         )
 
@@ -105,6 +111,21 @@ def test_cohorts_of_other_sizes_look_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_all_alike(FEW, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_patient_more_shows_where_it_turns_the_smallest_group_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one bit of an answer that is not noised (docs/privacy.md)."""
+    seen, study = Seen(monkeypatch), honesty.study(rate=0.02)
+    few, many = (
+        [seen.of(n, tmp_path / str(n), study, monkeypatch, smallest_group=10) for n in sizes]
+        for sizes in ((1, 2, 8, 9), (10, 11, 12, 100))
+    )
+    assert all(one == few[0] for one in few)
+    assert all(one == many[0] for one in many)
+    assert few[0][:2] == many[0][:2]  # constants of the steps, and what the ledger holds
 
 
 @pytest.mark.slow
