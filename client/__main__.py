@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from client import gate_commands
+from client.evaluation_command import evaluate
 from client.keys import make_hospital_key
 from client.ledger import Ledger
 from client.ledger_commands import SITE, Site, reading
@@ -25,6 +26,7 @@ app.add_typer(ledger_app, name="ledger")
 app.command()(gate_commands.approve)
 app.command()(gate_commands.verify)
 app.command()(pack)
+app.command()(evaluate)
 
 ConnectionFile = Annotated[Path, typer.Option("--connection", help="The relay's settings.")]
 CONNECTION = Path("connection.toml")

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from client.connection import Connection, load_connection
-from client.data import open_cohort
+from client.data import PATCHES, SetAside, open_cohort
 from client.egress import large_enough
 from client.egress_log import EgressLog
 from client.ledger import Ledger
@@ -41,6 +41,7 @@ from common.protocol import StudyProtocol, load_protocol
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
 FEW_DAYS = 30
+MOST_NAMED = 20  # files and findings that are set aside
 # Flower takes a signature of 5 s ahead to 305 s behind its own clock (flwr superlink node_auth).
 AHEAD_SECONDS, BEHIND_SECONDS = 4.0, 290.0
 NETWORK_SECONDS = 10.0
@@ -174,8 +175,15 @@ def _study(site: Path, policy: SitePolicy) -> Iterator[Finding]:
 
 def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
     """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
+    apart: list[SetAside] = []
     try:
-        cohort = open_cohort(policy.data, protocol.images, policy.patient_id_pattern)
+        cohort = open_cohort(
+            policy.data,
+            protocol.images,
+            policy.patient_id_pattern,
+            cache=_patches_of(policy),
+            set_aside=apart,
+        )
     except IntramuralError as error:
         return Finding("data", "bad", str(error), in_log=in_words(error))
     training, validation = len(cohort.training), cohort.validation
@@ -186,7 +194,17 @@ def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
         return Finding(
             "data", "look", f"{said}; score histograms stay here: a class has fewer than {least}"
         )
+    if apart:
+        count = f"{said}; {len(apart)} files and findings are set aside"
+        named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
+        return Finding("data", "look", count + named, in_log=count)
     return Finding("data", "good" if 2 * training >= nominal else "look", said)
+
+
+def _patches_of(policy: SitePolicy) -> Path | None:
+    """Where the vault keeps patches, if what we write there is the vault's own: else None."""
+    own = policy.state.is_dir() and policy.state.stat().st_uid == os.geteuid()
+    return policy.state / PATCHES if own else None
 
 
 def _ledger(policy: SitePolicy) -> Finding:

@@ -11,7 +11,7 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from client.data import Cohort, open_cohort
+from client.data import PATCHES, Cohort, open_cohort
 from client.egress import Allowed, large_enough, release
 from client.egress_log import EgressLog
 from client.evidence import keep_scores, noised_histogram
@@ -134,5 +134,6 @@ class Vault:
         """The hospital's patients as a study's images, read once and kept in memory."""
         if images not in self._cohorts:
             pattern = self.policy.patient_id_pattern
-            self._cohorts[images] = open_cohort(self.policy.data, images, pattern)
+            kept = self.policy.state / PATCHES
+            self._cohorts[images] = open_cohort(self.policy.data, images, pattern, cache=kept)
         return self._cohorts[images]

@@ -39,12 +39,41 @@ class _Section(Document):
     model_config = ConfigDict(strict=True)
 
 
+class CtPatches(_Section):
+    """How a finding in a CT series becomes an image: an axial square of `size_mm`, in a window of HU.
+
+    The square lies about the finding in the patient's axial plane, whatever the orientation and the
+    spacing of the series. `hu_low` and `hu_high` (Hounsfield units) become 0 and 1. With
+    `slices` = 3 the three channels are the planes `slice_distance_mm` below the finding, through it
+    and above it; with 1 all channels are the plane through it.
+    """
+
+    size_mm: Annotated[float, Field(ge=5, le=500)]
+    hu_low: Annotated[float, Field(ge=-1024, le=4000)] = -1000.0
+    hu_high: Annotated[float, Field(ge=-1024, le=4000)] = 400.0
+    slices: Literal[1, 3] = 1
+    slice_distance_mm: Annotated[float, Field(ge=0.1, le=50)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "CtPatches":
+        if self.hu_high - self.hu_low < 1:
+            raise ValueError(
+                f"images.ct.hu-high is {self.hu_high:g} but must be above hu-low, {self.hu_low:g}"
+            )
+        if (self.slices == 3) != (self.slice_distance_mm is not None):
+            raise ValueError(
+                f"images.ct.slice-distance-mm is for slices = 3 and needed with it, but slices is "
+                f"{self.slices}"
+            )
+        return self
+
+
 class Images(_Section):
     """How a hospital's image becomes the model's input; all constants are public, none is fitted.
 
     `classes` are the labels, the last one is the positive class. An image is brought to
     `size` x `size` pixels by a centre crop or by resizing, scaled to 0..1 by its bit depth, and
-    normalised as (value - mean) / std.
+    normalised as (value - mean) / std. With `ct`, hospitals may have CT series in place of images.
     """
 
     classes: Annotated[tuple[str, str], Field(strict=False)]
@@ -54,11 +83,17 @@ class Images(_Section):
     mean: Annotated[float, Field(ge=0, le=1)] = 0.5
     std: Annotated[float, Field(gt=0, le=1)] = 0.25
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    ct: CtPatches | None = None
 
     @model_validator(mode="after")
     def _two_names(self) -> "Images":
         if self.classes[0] == self.classes[1]:
             raise ValueError(f"images.classes names '{self.classes[0]}' twice")
+        if self.ct is not None and self.ct.slices > self.channels:
+            raise ValueError(
+                f"images.ct.slices is {self.ct.slices} but images.channels is {self.channels}; "
+                f"they are the channels"
+            )
         return self
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.clinical.evaluation import Evaluation
 from common.histogram import Estimate, Floats, Interval
 from common.protocol import StudyProtocol
 from common.released import Reading
 from server.checkpoint import RoundRecord
+from server.gain import Gain
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class ReportFacts:
     the run ended early between two evaluations, and `judging` is the round that released its
     histograms. `closing` is what came after the last of `rounds`: the final evaluation, or a round that
     could not be closed.
+    `evaluation` is `pooled` as clinicians read it, `gains` what each hospital has from joining; both
+    need exact scores, the second local-only models too.
     `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
     """
 
@@ -136,6 +140,8 @@ class ReportFacts:
     pooled: PooledFacts | None = None
     released: Reading | None = None
     judged_after: int | None = None
+    evaluation: Evaluation | None = None
+    gains: tuple[Gain, ...] = ()
     judging: RoundFacts | None = None
     closing: RoundFacts | None = None
 

@@ -4,12 +4,12 @@ Every function returns ready HTML; what comes from outside is escaped here or by
 docstring says.
 """
 
-import base64
 import math
 from collections.abc import Callable, Sequence
 from html import escape
 
 from common.histogram import Estimate, Interval
+from common.page_parts import absent
 
 ONE_CLASS = "not defined (one class only)"
 
@@ -93,34 +93,6 @@ def page(title: str, kind: str, lead: str, warnings: str, body: str, footer: str
         f'<p class="lead">{lead}</p></header>{warnings}<main>{body}</main>'
         f"<footer>{footer}</footer></body></html>\n"
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
-    """A table of ready cells, of class `kind`; the first cell of a row is its heading."""
-    titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    top = f"<thead><tr>{titles}</tr></thead>" if head else ""
-    lines = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    return f'<table class="{kind}">{top}<tbody>{lines}</tbody></table>'
-
-
-def figure(svg: str, alternative: str, caption: str) -> str:
-    """A picture within the page; `alternative` is escaped here, `caption` is ready HTML.
-
-    As an image of its own, since the ids inside two SVGs would clash in one document.
-    """
-    picture = base64.b64encode(svg.encode()).decode()
-    return (
-        f'<figure><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{picture}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def absent(words: str) -> str:
-    """What stands in the place of a number that is not known."""
-    return f'<span class="absent">{escape(words)}</span>'
 
 
 def auroc(value: float | None, interval: Interval | None = None, why: str = ONE_CLASS) -> str:

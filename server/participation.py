@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from html import escape
 
+from common.page_parts import table
 from server.admission import REASONS
 from server.facts import ReportFacts, RoundFacts
 from server.flags import COMPARED, WORDS
-from server.page import runs, table
+from server.page import runs
 
 ROUNDS_PER_TABLE = 20  # what fits on a portrait page beside a name
 

@@ -12,21 +12,11 @@ from statistics import fmean
 from typing import Any
 
 from common.files import write_atomic
+from common.page_parts import absent, figure, table
+from server.clinical_page import clinical, gained
 from server.facts import UNREADABLE, HospitalFacts, ReportFacts
 from server.judgement import calibration, roc, who_released
-from server.page import (
-    ONE_CLASS,
-    absent,
-    auroc,
-    count,
-    difference,
-    epsilon,
-    figure,
-    listed,
-    page,
-    small,
-    table,
-)
+from server.page import ONE_CLASS, auroc, count, difference, epsilon, listed, page, small
 from server.participation import flags, participation
 from server.plots import learning_curve_svg
 from server.statement import limits, privacy, warnings
@@ -46,6 +36,7 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
         "ROC curve of the final model": roc(facts),
         "Calibration and operating point": calibration(facts),
         "Hospitals": _hospitals(facts),
+        **_clinical(facts),
         "Who took part in each round": participation(facts),
         "Warnings about updates": flags(facts),
         "Privacy": privacy(facts),
@@ -67,6 +58,16 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
     path = folder / "report.html"
     write_atomic(path, html.encode())
     return path
+
+
+def _clinical(facts: ReportFacts) -> dict[str, str]:
+    """What exact scores say beyond a curve; nothing in a deployment, where they stay in the hospitals."""
+    if facts.evaluation is None:
+        return {}
+    return {
+        "What joining gained": gained(facts.gains),
+        "For the clinician": clinical(facts.evaluation, facts.protocol.images.classes),
+    }
 
 
 def _studied(facts: ReportFacts) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data import open_cohort
+from client.data import PATCHES, open_cohort
 from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
@@ -87,7 +87,12 @@ class Rehearsal:
         """Exact scores of any model of this study on every hospital's validation patients."""
         found = {}
         for name, policy in self.policies().items():
-            cohort = open_cohort(policy.data, self.protocol.images, policy.patient_id_pattern)
+            cohort = open_cohort(
+                policy.data,
+                self.protocol.images,
+                policy.patient_id_pattern,
+                cache=policy.state / PATCHES,
+            )
             device = Execution.of(policy).device
             model = load_model(self.protocol, arrays, device)
             found[name] = evaluate(model, cohort.validation, self.protocol.evaluation, device)

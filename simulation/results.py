@@ -12,6 +12,7 @@ from rich.table import Table
 from client.statement import Statement
 from client.statement_text import write_statement
 from common.arrays import Arrays
+from common.clinical.evaluation import evaluate, groups_of
 from common.files import write_atomic
 from common.histogram import score_histogram
 from common.messages import HISTOGRAM_BINS
@@ -26,21 +27,27 @@ from common.released import Reading, read
 from server.checkpoint import RoundRecord
 from server.deployed_facts import released
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.gain import gains
 from server.plots import write_tensorboard
 from server.report import write_report
 from server.rounds import Outcome
 from simulation.live import shown
 from simulation.rehearsal import Rehearsal
 
+SHOWN_FROM = 10  # patients of a group in the report's tables
 TOO_WIDE = 0.5  # width of a released interval that still says something
 
 
 @dataclass(frozen=True)
 class LocalOnly:
-    """A model that one hospital trained alone, on its own and on all hospitals' validation patients."""
+    """A model that one hospital trained alone, on its own and on all hospitals' validation patients.
+
+    `scores` are its exact scores on each hospital's.
+    """
 
     own: float | None
     pooled: float | None
+    scores: dict[str, Scores]
 
 
 def judge_alone(rehearsal: Rehearsal, models: dict[str, Arrays]) -> dict[str, LocalOnly]:
@@ -51,6 +58,7 @@ def judge_alone(rehearsal: Rehearsal, models: dict[str, Arrays]) -> dict[str, Lo
         judged[hospital] = LocalOnly(
             own=auroc(scores[hospital]),
             pooled=auroc(Scores.concatenate(list(scores.values()))),
+            scores=scores,
         )
     return judged
 
@@ -94,6 +102,8 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
         ),
         released=_released(rehearsal, outcome, judged_after),
         judged_after=judged_after,
+        evaluation=evaluate(together, SHOWN_FROM, groups_of(together, protocol.images.classes)),
+        gains=gains(scores, {h: alone.scores for h, alone in local_only.items() if h in scores}),
         judging=RoundFacts.of(judging) if judging else None,
         closing=RoundFacts.of(outcome.last),
     )

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from client.chain import Entry
-from client.data import open_cohort
+from client.data import SetAside, open_cohort
+from client.data.findings import FINDINGS
 from client.data.pixels import read_pixels
 from client.egress_log import EgressLog
 from client.evidence import kept_scores, scores_file
@@ -127,6 +128,37 @@ def _image(folder: Path) -> Case:
     return case
 
 
+def _dicom(folder: Path) -> Case:
+    """A folder of CT series in which one file, or the list of findings, is damaged: the others load."""
+    from tests.unit.client.data.making_dicom import IMAGES, hospital
+
+    root = hospital(folder / "ct")
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    whole = {file: file.read_bytes() for file in files}
+    findings = root / FINDINGS
+
+    def case(chosen: Random) -> Outcome:
+        path = findings if chosen.randrange(6) == 0 else chosen.choice(files)
+        data = whole[path]
+        # Mostly in the header, where a few bytes decide about all that follow.
+        bent = flipped(data, chosen)
+        if path != findings and chosen.randrange(3):
+            bent = flipped(data[:600], chosen) + data[600:]
+        path.write_bytes(bent)
+        apart: list[SetAside] = []
+
+        def read() -> None:
+            cohort = open_cohort(root, IMAGES, set_aside=apart)
+            assert len(cohort.training) >= 1
+            assert len(cohort.training.labels) + len(cohort.validation.labels) <= len(files)
+
+        code = refused(read)
+        path.write_bytes(whole[path])
+        return ("set aside" if apart and code == "accepted" else code), bent[128:132] == b"DICM"
+
+    return case
+
+
 def _books(folder: Path) -> Case:
     """Ledger, egress log, policy and kept scores of a hospital that has answered three rounds."""
     whole, state = folder / "whole", folder / "state"
@@ -228,7 +260,7 @@ def _vault(folder: Path) -> Case:
     asked: list[Path] = []
     touched: list[str] = []
 
-    def data_step(data: Path, *_: object) -> NoReturn:
+    def data_step(data: Path, *_: object, **__: object) -> NoReturn:
         asked.append(data)
         raise DataError("the fuzz test ends here")
 
@@ -267,6 +299,7 @@ def _vault(folder: Path) -> Case:
 HOSPITAL_TARGETS: dict[str, Callable[[Path], Case]] = {
     "manifest": _Manifest,
     "image": _image,
+    "dicom": _dicom,
     "books": _books,
     "vault": _vault,
 }

@@ -1,10 +1,12 @@
-"""A hospital's folder of PNG, JPEG or TIFF images -> its cohort.
+"""A hospital's folder of PNG, JPEG or TIFF images, or of CT series -> its cohort.
 
-Two layouts: `manifest.csv` with the columns image, label, patient_id (and, if wanted, split), or
-one sub-folder per class with the patient's id in the file names, found by a pattern.
+Three layouts: `manifest.csv` with the columns image, label, patient_id (and, if wanted, split);
+else `findings.csv` beside DICOM files (client/data/ct_folder.py); else one sub-folder per class with
+the patient's id in the file names, found by a pattern.
 """
 
 import os
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -12,22 +14,41 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from client.data.cohort import Cohort, Patients, Pixels
+from client.data.findings import FINDINGS
 from client.data.listing import MANIFEST, ListedImage, list_images
 from client.data.paths import existing_folder, subfolders
 from client.data.pixels import read_pixels
+from client.data.quarantine import SetAside
 from common.documents import Name
 from common.errors import DataError
 from common.protocol import Images
 
 
-def open_cohort(folder: Path, images: Images, patient_id_pattern: str | None = None) -> Cohort:
-    """All images of one hospital, cropped or resized, on their two sides.
+def open_cohort(
+    folder: Path,
+    images: Images,
+    patient_id_pattern: str | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    set_aside: list[SetAside] | None = None,
+) -> Cohort:
+    """All images of one hospital, cropped, resized or cut out of CT series, on their two sides.
 
-    `patient_id_pattern` is for folders without a manifest (with one it has no part): a regular
+    `patient_id_pattern` is for class folders (in the other layouts it has no part): a regular
     expression that matches the whole stem of every file name, with one named group `patient`.
-    Patients are ordered by id, their images by path. DataError for anything that cannot be used;
-    it names the file and row, so its text stays at the hospital.
+    Patients are ordered by id, their images by path, or by series and row of the findings. DataError
+    for anything that cannot be used; it names the file and row, so its text stays at the hospital.
+
+    For CT series alone: what cannot be used is left out, and DataError comes only when the rest is no
+    cohort; in the folder `cache` patches are kept for the next opening; with a list `set_aside` all is
+    read anew and what was left out is appended, by name; `progress` is told (done, total) meanwhile.
     """
+    if _has_ct(folder):
+        from client.data.ct_folder import open_ct_folder  # loads pydicom and scipy
+
+        told = progress or (lambda _done, _total: None)
+        return open_ct_folder(folder, images, cache, told, set_aside)
     listed = list_images(folder, images, patient_id_pattern)
     return Cohort(
         training=_load([image for image in listed if not image.validation], images),
@@ -43,6 +64,10 @@ def count_patients(
     For the nominal cohort sizes of a rehearsal. DataError as for `open_cohort`, except for what
     only decoding shows.
     """
+    if _has_ct(folder):
+        from client.data.ct_folder import count_ct_patients
+
+        return count_ct_patients(folder, images)
     listed = list_images(folder, images, patient_id_pattern)
     training = {image.patient_id for image in listed if not image.validation}
     validation = {image.patient_id for image in listed if image.validation}
@@ -50,18 +75,18 @@ def count_patients(
 
 
 def hospital_folders(root: Path) -> dict[str, Path]:
-    """The hospitals of a rehearsal by name, sorted: sub-folders with a manifest or class folders.
+    """The hospitals of a rehearsal by name, sorted: sub-folders with a manifest, findings or class folders.
 
     DataError when there is none, or when a folder's name cannot be a hospital's name.
     """
     found = {
         path.name: path
         for path in subfolders(existing_folder(root))
-        if os.path.lexists(path / MANIFEST) or subfolders(path)
+        if os.path.lexists(path / MANIFEST) or _has_ct(path) or subfolders(path)
     }
     if not found:
         raise DataError(
-            f"expected a sub-folder for each hospital in {str(root)!r}, with {MANIFEST} or a "
+            f"expected a sub-folder for each hospital in {str(root)!r}, with {MANIFEST}, {FINDINGS} or a "
             f"folder for each class, found none; give the folder above the hospitals"
         )
     hospital_name = TypeAdapter[str](Name)
@@ -74,6 +99,10 @@ def hospital_folders(root: Path) -> dict[str, Path]:
                 f"'-', found {name!r}; rename it"
             ) from error
     return found
+
+
+def _has_ct(folder: Path) -> bool:
+    return os.path.lexists(folder / FINDINGS) and not os.path.lexists(folder / MANIFEST)
 
 
 def _load(listed: list[ListedImage], images: Images) -> Patients:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.page import epsilon, figure, page, sigma, small, table
+from common.page_parts import figure, table
+from server.page import epsilon, page, sigma, small
 from server.plots import BLUE, GREY, VERMILLION
 from simulation.audit.outcome import NO_PROOF, Audit, Check, worded
 from simulation.audit.throwaway import Floats

@@ -74,7 +74,7 @@ class Seen:
         """Constants of the steps, entries of the ledger, length of the reply, and its public fields."""
         self.constants.clear()
         state.mkdir()
-        patch.setattr(vault_module, "open_cohort", lambda *_: cohort(patients))
+        patch.setattr(vault_module, "open_cohort", lambda *_, **__: cohort(patients))
         limits = LIMITS | {"smallest-group": smallest_group}
         policy = approved(policy_of(state, study.digest, max_epsilon=8.0, limits=limits))
         with torch.random.fork_rng():

@@ -49,6 +49,7 @@ CASES = {
     "weights": 1000,
     "manifest": 1200,
     "image": 2000,
+    "dicom": 1000,
     "books": 1000,
     "vault": 1200,
 }
@@ -80,11 +81,6 @@ def test_ten_thousand_cases() -> None:
     held(reports)
     assert sum(report.cases for report in reports) >= 10_000
     assert 2 * sum(report.beyond for report in reports) > sum(report.cases for report in reports)
-
-
-@pytest.mark.skip(reason="the DICOM reader comes with issue 6, and its target with it")
-def test_dicom_is_fuzzed_where_it_is_read() -> None:
-    assert "dicom" in CASES
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def site(
     model = {name: value.numpy() for name, value in model_of(study).state_dict().items()}
     site = Site(Vault(approved(policy_of(state, study.digest, data=data))), state, study, model)
 
-    def open_cohort(where: Path, *_: object) -> NoReturn:
+    def open_cohort(where: Path, *_: object, **__: object) -> NoReturn:
         site.opened.append(str(where))
         (where / "manifest.csv").read_text()
         raise AssertionError("patients were opened")

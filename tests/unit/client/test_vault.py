@@ -101,7 +101,7 @@ def no_patient_is_opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that a vault asked for, which must stay empty; asking fails the request."""
     opened: list[Path] = []
 
-    def forbidden(folder: Path, *_: object) -> NoReturn:
+    def forbidden(folder: Path, *_: object, **__: object) -> NoReturn:
         opened.append(folder)
         raise AssertionError("patients were opened")
 
@@ -164,12 +164,12 @@ def test_the_reservation_is_durable_before_patients_are_opened(
     order: list[str] = []
     opened, sealed, released = open_cohort, Ledger.seal, release
 
-    def spied_open(*arguments: Any) -> Any:
+    def spied_open(*arguments: Any, **named: Any) -> Any:
         assert (
             len(site.spends()) == len(site.spends("validation")) == 1
         )  # another connection's view
         order.append("open")
-        return opened(*arguments)
+        return opened(*arguments, **named)
 
     def spied_release(*arguments: Any) -> bytes:
         order.append("release")

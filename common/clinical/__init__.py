@@ -1,0 +1,1 @@
+"""A model as clinicians read it, from exact scores: for whoever holds the patients."""

@@ -1,0 +1,132 @@
+"""The curves of an evaluation as SVG, in print and for colour-blind readers.
+
+Colours are Okabe and Ito's; line styles and markers differ as well.
+"""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.clinical.calibration import Calibration
+from common.clinical.curves import Band
+from common.clinical.evaluation import Evaluation
+from common.clinical.figures import DecisionCurve
+from common.metrics import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#666666", "#222222"
+LEAST_HEIGHT = 0.05  # net benefit below zero that is drawn
+
+
+def discrimination_svg(found: Evaluation) -> str | None:
+    """ROC and precision-recall curve side by side, each with its 95 % band; None for one class."""
+    if found.roc is None or found.precision_recall is None:
+        return None
+    figure, (left, right) = canvas(8.4, 4.2, 2)
+    bands = found.bands or (None, None)
+    _curve(left, found.roc, bands[0])
+    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
+    left.set(xlabel="false positive rate (1 − specificity)", ylabel="sensitivity")
+    _curve(right, found.precision_recall, bands[1])
+    share = found.positive_images / found.images
+    right.axhline(share, color=GREY, linestyle="--", linewidth=1, label="chance")
+    right.set(xlabel="recall (sensitivity)", ylabel="precision (share of alarms that are right)")
+    point = found.point
+    if point is not None:
+        sensitivity, precision = point.sensitivity.value, point.positive_predictive_value.value
+        specificity = point.specificity.value
+        if sensitivity is not None and specificity is not None:
+            _mark(left, 1 - specificity, sensitivity)
+        if sensitivity is not None and precision is not None:
+            _mark(right, sensitivity, precision)
+    for axes, corner in ((left, 4), (right, 3)):  # lower right, lower left
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.legend(frameon=False, fontsize=8.5, loc=corner)
+    return svg_of(figure)
+
+
+def reliability_svg(found: Calibration) -> str:
+    """Share of positives by score with its 95 % interval; a bin's width is drawn as a faint line."""
+    figure, (axes,) = canvas(4.6, 4.2, 1)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as the score says")
+    mean = np.array([b.mean for b in found.bins])
+    value = np.array([b.observed.value or 0.0 for b in found.bins])
+    limits = np.abs(np.array([b.observed.interval for b in found.bins]).T - value)
+    axes.hlines(
+        value,
+        [b.low for b in found.bins],
+        [b.high for b in found.bins],
+        color=BLUE,
+        linewidth=0.7,
+        alpha=0.6,
+    )
+    axes.errorbar(
+        mean,
+        value,
+        yerr=limits,
+        color=BLUE,
+        marker="o",
+        linestyle="",
+        elinewidth=0.9,
+        markersize=4.5,
+        label="observed (95 %)",
+    )
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    axes.set(xlabel="score", ylabel="share of positives")
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    return svg_of(figure)
+
+
+def decision_svg(found: DecisionCurve) -> str:
+    """Net benefit by threshold: the model with its 95 % band, all, none."""
+    figure, (axes,) = canvas(6.4, 3.7, 1)
+    axes.fill_between(found.threshold, found.low, found.high, color=BLUE, alpha=0.16, linewidth=0)
+    axes.plot(found.threshold, found.model, color=BLUE, linewidth=1.6, label="act on the model")
+    axes.plot(
+        found.threshold, found.treat_all, color=VERMILLION, linestyle="-.", label="act on everybody"
+    )
+    axes.axhline(0, color=INK, linestyle=":", linewidth=1.2, label="act on nobody")
+    top = max(float(found.high.max()), float(found.treat_all.max()), LEAST_HEIGHT)
+    axes.set(xlim=(0, 1), ylim=(-max(LEAST_HEIGHT, 0.15 * top), 1.05 * top))
+    axes.set(xlabel="threshold: act from this score on", ylabel="net benefit per image")
+    axes.legend(frameon=False, fontsize=8.5, loc="upper right")
+    return svg_of(figure)
+
+
+def _curve(axes: "Axes", points: tuple[Floats, Floats], band: Band | None) -> None:
+    if band is not None:
+        axes.fill_between(
+            band.at, band.low, band.high, color=BLUE, alpha=0.16, linewidth=0, label="95 % band"
+        )
+    axes.plot(*points, color=BLUE, linewidth=1.6, label="model")
+
+
+def _mark(axes: "Axes", x: float, y: float) -> None:
+    axes.plot(
+        [x], [y], color=VERMILLION, linestyle="", marker="s", markersize=6, label="operating point"
+    )
+
+
+def canvas(width: float, height: float, panels: int) -> "tuple[Figure, list[Axes]]":
+    """An empty figure (inches) with quiet axes side by side; no pyplot, so no global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9)
+    return figure, found
+
+
+def svg_of(figure: "Figure") -> str:
+    """The figure as SVG text, without the time at which it was made."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,218 @@
+"""`intramural-client evaluate`: the hospital's own look, from what its vault kept, and for it alone."""
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+from typer.testing import CliRunner
+
+from client.__main__ import app
+from client.approval import approve
+from client.evaluation import JSON, PAGE
+from client.evidence import keep_scores, scores_file
+from common.metrics import Scores
+from common.protocol import StudyProtocol
+
+SEED = 20_261_125
+
+MakeStudy = Callable[..., StudyProtocol]
+
+
+def kept(seed: int, patients: int = 60, most: int = 4) -> Scores:
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, most + 1, patients))
+    label = (rng.random(patient.size) < 0.4).astype(np.int64)
+    score = norm.cdf(rng.normal(size=patient.size) + 1.4 * label - 0.7)
+    return Scores(score, label, patient)
+
+
+def evaluate(office: Any, *more: str) -> Result:
+    words = ["evaluate", "--site", str(office.site), "--out", str(office.folder), *more]
+    return CliRunner().invoke(app, words, env={"COLUMNS": "250"})
+
+
+def facts(office: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((office.folder / JSON).read_text())
+    return found
+
+
+def books(office: Any) -> dict[Path, bytes]:
+    """All that is kept in the state folder, but for SQLite's memory of who reads."""
+    files = (path for path in office.state.rglob("*") if path.is_file())
+    return {
+        path: path.read_bytes()
+        for path in files
+        if path.suffix not in (".sqlite-shm", ".sqlite-wal")
+    }
+
+
+@pytest.fixture
+def judged(office: Any, small_study: MakeStudy) -> StudyProtocol:
+    """A study of which the office has judged the models after rounds 0, 1 and 10."""
+    study = small_study()
+    office.answer(study, rounds=2, approved_studies=(study.digest,))
+    for after_round in (0, 1, 10):
+        keep_scores(office.state, study.digest, after_round, kept(SEED + after_round))
+    return study
+
+
+def test_the_newest_model_is_judged_as_scikit_learn_does(
+    office: Any, judged: StudyProtocol
+) -> None:
+    approve(office.site, judged)
+    before = books(office)
+    done = evaluate(office)
+    assert done.exit_code == 0, done.output
+    assert f"written: {office.folder / PAGE}" in done.output
+    assert "stay in the hospital" in done.output
+    found, scores = facts(office), kept(SEED + 10)
+    assert (found["study"], found["digest"]) == (judged.study, judged.digest)
+    assert (found["after_round"], found["classes"]) == (10, list(judged.images.classes))
+    assert found["auroc"] == pytest.approx(roc_auc_score(scores.label, scores.score))
+    assert found["average_precision"] == pytest.approx(
+        average_precision_score(scores.label, scores.score)
+    )
+    low, high = found["auroc_interval"]
+    assert low < found["auroc"] < high
+    for name in (PAGE, JSON):
+        assert stat.S_IMODE((office.folder / name).stat().st_mode) == 0o600
+    assert (
+        books(office) == before
+    )  # ledger, egress log, scores: nothing is spent or said to have left
+
+
+@pytest.mark.usefixtures("judged")
+def test_the_page_says_for_whom_it_is_and_fetches_nothing(office: Any) -> None:
+    evaluate(office)
+    text = (office.folder / PAGE).read_text()
+    found = facts(office)
+    words = " ".join(re.sub(r"<[^>]+>", " ", text.split("</header>")[1]).split())
+    assert "For this hospital alone." in words
+    assert "Research use, not a medical device" in words
+    assert f"{100 * found['auroc']:.0f} times in 100" in words
+    point = found["points"][0]
+    assert not point["same_patients"]
+    assert f"{point['true_positives']} of {point['sensitivity']['images']}" in words
+    for title in ("At a threshold", "read as a probability", "worth acting on", "Groups", "Limits"):
+        assert title in words
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag not in ("script", "link", "iframe", "object", "form", "base")
+            for name, value in attrs:
+                assert not name.startswith("on")
+                if name in ("src", "href"):
+                    assert (value or "").startswith("data:image/svg+xml;base64,")
+
+    Reader().feed(text)
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_too_few_patients_to_split_is_said_in_words(office: Any, judged: StudyProtocol) -> None:
+    keep_scores(office.state, judged.digest, 11, kept(SEED, patients=7))
+    assert evaluate(office).exit_code == 0
+    assert facts(office)["points"][0]["same_patients"]
+    assert "too few patients to choose the threshold" in (office.folder / PAGE).read_text()
+
+
+def test_one_class_only_is_said_in_words(office: Any, judged: StudyProtocol) -> None:
+    keep_scores(
+        office.state,
+        judged.digest,
+        11,
+        Scores(np.array([0.4, 0.6]), np.array([1, 1]), np.array([0, 1])),
+    )
+    assert evaluate(office).exit_code == 0
+    assert facts(office)["auroc"] is None
+    assert "of one class" in (office.folder / PAGE).read_text()
+
+
+def test_small_groups_are_suppressed_as_the_site_policy_says(
+    office: Any, judged: StudyProtocol
+) -> None:
+    limits = office.policy.limits.model_copy(update={"smallest_group": 1000})
+    office.write_policy(approved_studies=(judged.digest,), limits=limits)
+    assert evaluate(office).exit_code == 0
+    rows = [row for rows in facts(office)["groups"].values() for row in rows]
+    assert rows
+    for row in rows:
+        assert {row["patients"], row["images"], row["auroc"]} == {"suppressed"}
+    assert "fewer than 1000 patients" in (office.folder / PAGE).read_text()
+
+
+def test_a_class_name_is_text_on_the_page(office: Any, small_study: MakeStudy) -> None:
+    study = small_study()
+    images = study.images.model_copy(update={"classes": ("<b>no</b>", "<script>yes")})
+    study = StudyProtocol.model_validate({**study.model_dump(), "images": images.model_dump()})
+    office.answer(study, approved_studies=(study.digest,))
+    approve(office.site, study)
+    keep_scores(office.state, study.digest, 0, kept(SEED))
+    assert evaluate(office).exit_code == 0
+    text = (office.folder / PAGE).read_text()
+    assert "<script" not in text
+    assert "<b>no" not in text
+    assert "&lt;script&gt;yes" in text
+
+
+def test_which_study_must_be_clear(
+    office: Any, judged: StudyProtocol, small_study: MakeStudy
+) -> None:
+    other = small_study(north=11, west=4)
+    office.answer(other, approved_studies=(judged.digest, other.digest))
+    assert evaluate(office, "--study", other.digest).exit_code == 2  # it has no scores
+    assert evaluate(office).exit_code == 0
+    keep_scores(office.state, other.digest, 0, kept(SEED))
+    refused = evaluate(office)
+    assert refused.exit_code == 2
+    assert judged.digest in refused.output
+    assert other.digest in refused.output
+    assert evaluate(office, "--study", other.digest).exit_code == 0
+    assert facts(office)["digest"] == other.digest
+
+
+def test_what_is_missing_or_damaged_is_refused(office: Any, small_study: MakeStudy) -> None:
+    nothing = evaluate(office)
+    assert nothing.exit_code == 2
+    assert nothing.output.startswith("E-RUN: expected scores of one study and found 0")
+    study = small_study()
+    office.answer(study)
+    keep_scores(office.state, study.digest, 0, kept(SEED))
+    scores_file(office.state, study.digest, 0).write_bytes(b"PK\x03\x04")
+    damaged = evaluate(office)
+    assert damaged.exit_code == 2
+    assert damaged.output.startswith("E-DATA")
+    no_folder = evaluate(office, "--out", str(Path(office.folder) / "no"))
+    assert no_folder.exit_code == 2
+    assert "make it, or choose another --out" in no_folder.output
+
+
+@pytest.mark.slow
+def test_looking_loads_no_learning_and_no_network_code(office: Any, judged: StudyProtocol) -> None:
+    program = (
+        "import sys\n"
+        "from client.__main__ import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print({'torch', 'flwr', 'opacus', 'httpx'} & sys.modules.keys())"
+    )
+    words = ["evaluate", "--site", office.site, "--out", office.folder, "--study", judged.study]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
