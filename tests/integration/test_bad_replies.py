@@ -54,6 +54,8 @@ from tests.answering import (
     update,
 )
 
+pytestmark = pytest.mark.slow  # seconds together
+
 ROUNDS = 2
 
 

@@ -24,6 +24,8 @@ from client.evidence import keep_scores, scores_file
 from common.metrics import Scores
 from common.protocol import StudyProtocol
 
+pytestmark = pytest.mark.slow  # seconds together
+
 SEED = 20_261_125
 
 MakeStudy = Callable[..., StudyProtocol]

@@ -39,6 +39,8 @@ from simulation.rehearsal import Rehearsal
 from tests.hospital import policy_of
 from tests.packing import NOW, MakeStudy, pack, packed, two_rounds
 
+pytestmark = pytest.mark.slow  # seconds together
+
 CANARY = "SECRET^PATIENT"
 OTHERS = "0" * 63 + "1"
 

@@ -16,6 +16,8 @@ from common.protocol import StudyProtocol
 from server.checkpoint import RoundRecord
 from tests.packing import MakeStudy, pack, packed, recorded, two_rounds, written
 
+pytestmark = pytest.mark.slow  # seconds together
+
 
 @pytest.fixture
 def asked(office: Any, small_study: MakeStudy) -> StudyProtocol:

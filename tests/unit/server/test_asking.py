@@ -31,7 +31,7 @@ from tests.answering import (
     silent,
 )
 
-pytestmark = pytest.mark.usefixtures("flower_task")
+pytestmark = [pytest.mark.usefixtures("flower_task"), pytest.mark.slow]  # seconds together
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ from tests.unit.server.gateway_rig import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow  # seconds together
+
 MESSAGE = b"a message"
 CALL = b"\x0a\x02\x08\x07"
 
