@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -22,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import make_app
 from client.canary.battery import ELSEWHERE, ROWS, SAID, Row
 from client.canary.faults import BATTERY
-from client.canary.hospital import Hospital, requests
+from client.canary.hospital import Hospital, Layout, requests
 from client.canary.injecting import Fault, Reached
 from client.canary.names import found_in
 from client.redaction import install, withhold_prints
@@ -48,12 +49,11 @@ def main(folder: Path) -> None:
         Message(records.to_records(r), dst_node_id=2, message_type=records.MESSAGE_TYPES[r.kind])
         for r in requests()
     ]
-    made = {False: Hospital(folder / "with-manifest")}
-    made[True] = Hospital(folder / "with-folders", class_folders=True)
+    made = {layout: Hospital(folder / layout, layout) for layout in get_args(Layout)}
     with (folder / ROWS).open("w") as rows:
         for group, faults in BATTERY.items():
             for fault in faults:
-                row = tried(group, fault, made[fault.class_folders], asked, folder)
+                row = tried(group, fault, made[fault.layout], asked, folder)
                 rows.write(json.dumps(asdict(row)) + "\n")
                 rows.flush()
 
@@ -61,10 +61,10 @@ def main(folder: Path) -> None:
 def tried(group: str, fault: Fault, hospital: Hospital, asked: list[Message], folder: Path) -> Row:
     """Ask for the study's first round while `fault` strikes, and then for all rounds."""
     hospital.renew()
-    said_before = os.lseek(2, 0, os.SEEK_CUR)
     vault, reached = Vault(hospital.policy), Reached()
     app = make_app(lambda _: vault.handle)
     with fault.arm(hospital, reached):
+        said_before = os.lseek(2, 0, os.SEEK_CUR)
         struck = answer(app, asked[0])
     answers = [answer(app, message) for message in asked]
     sent = b"".join(map(on_the_wire, [struck, *answers]))
@@ -74,13 +74,20 @@ def tried(group: str, fault: Fault, hospital: Hospital, asked: list[Message], fo
     return Row(
         group=group,
         fault=fault.name,
-        struck=int(code_of(struck) == DataError.code) if fault.damage else reached.times,
+        struck=strikes(fault, code_of(struck), reached),
         answered=sum(code_of(one) is None for one in answers),
         sent=len(sent),
         said=len(said),
         files=len(kept),
         found=[f"{place}: {form}" for place, data in where.items() for form in found_in(data)],
     )
+
+
+def strikes(fault: Fault, code: str | None, reached: Reached) -> int:
+    """How often `fault` has struck: never, when the round did not end as it says."""
+    if fault.ends == "refused":
+        return int(code == DataError.code)
+    return reached.times if code is None or fault.ends == "in any way" else 0
 
 
 def answer(app: ClientApp, message: Message) -> Message | BaseException:

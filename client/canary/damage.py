@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from client.canary.hospital import Hospital
-from client.canary.sayings import TEXT
+from client.canary.names import TEXT
 
 HEADER_BYTES = 33  # of a PNG: signature and first chunk, with width and height from byte 16
 WHICH = 5  # of the images
@@ -69,20 +69,20 @@ def no_folder(hospital: Hospital) -> None:
 
 
 def row(line: str) -> Callable[[Hospital], None]:
-    """One more row in the manifest; `line` in Latin-1."""
+    """One more row in the manifest or the findings; `line` in Latin-1."""
 
     def change(hospital: Hospital) -> None:
-        with hospital.manifest.open("ab") as file:
+        with hospital.table.open("ab") as file:
             file.write(line.encode("latin-1") + b"\r\n")
 
     return change
 
 
 def columns(line: str) -> Callable[[Hospital], None]:
-    """A manifest of these columns and no row."""
+    """A table of these columns and no row."""
 
     def change(hospital: Hospital) -> None:
-        hospital.manifest.write_text(line + "\r\n")
+        hospital.table.write_text(line + "\r\n")
 
     return change
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from client import chain, vault
 from client.canary import damage, sayings
 from client.canary.battery import CONTROL
+from client.canary.ct_faults import SERIES
 from client.canary.injecting import (
     Fault,
     clock_fails,
@@ -27,8 +28,8 @@ from client.canary.injecting import (
     state_itself,
     stream_fails,
 )
-from client.canary.names import NAME
-from client.canary.sayings import TEXT, database, of, system
+from client.canary.names import NAME, TEXT
+from client.canary.sayings import database, of, system
 from common import messages
 from common.errors import DataError
 
@@ -40,7 +41,7 @@ FILES = [
     Fault("open a patient's file", fails(os, "open", system(errno.EACCES), of_data)),
     Fault("ask what was opened", fails(os, "fstat", system(), of_data)),
     Fault("read a patient's file", stream_fails(system(), of_data)),
-    Fault("list the patients", fails(os, "listdir", system(), of_data), class_folders=True),
+    Fault("list the patients", fails(os, "listdir", system(), of_data), layout="classes"),
     Fault("look at a folder of patients", fails(os, "stat", system(), of_data)),
     Fault("look at a file of the state", fails(os, "stat", system(errno.EACCES), of_state)),
     Fault("open a file of the state", fails(os, "open", system(errno.EMFILE), of_state)),
@@ -62,30 +63,32 @@ FILES = [
 ]
 
 DATA = [
-    Fault(name, damaged(change), class_folders=folders, damage=True)
-    for name, change, folders in [
-        ("an image cut off", damage.truncated, False),
-        ("an image that is none", damage.no_image, False),
-        ("an image with a broken header", damage.broken_header, False),
-        ("an image with a palette", damage.palette, False),
-        ("an image with a megabyte of text", damage.much_text, False),
-        ("an image of 60,000 x 60,000", damage.bomb, False),
-        ("an image that is a pipe", damage.pipe, False),
-        ("an image that leads outside", damage.link_to_outside, False),
-        ("an image that is gone", damage.no_file, False),
-        ("a data folder that is gone", damage.no_folder, False),
-        ("a row of an unknown image", damage.row(f"{TEXT}.png,nodule,{TEXT},training,"), False),
-        ("a row of an unknown class", damage.row(f"1.png,{TEXT},{TEXT},training,"), False),
-        ("a row of an unknown side", damage.row(f"1.png,nodule,{TEXT},{TEXT},"), False),
-        ("a row without a patient", damage.row(f"{TEXT}.png,nodule,,training,{NAME}"), False),
-        ("a row with too many cells", damage.row(f"1.png,nodule,{TEXT},training,,{TEXT}"), False),
-        ("a quote that is not closed", damage.row(f'1.png,nodule,"{TEXT},training'), False),
-        ("a manifest not in UTF-8", damage.row(f"{TEXT}\xe9.png,nodule,{TEXT},training,"), False),
-        ("a path out of the folder", damage.row(f"../{TEXT}.png,nodule,{TEXT},training,"), False),
-        ("a manifest of other columns", damage.columns(f"{TEXT},image,image"), False),
-        ("a file of another name", damage.odd_name, True),
-        ("a class of another name", damage.odd_class, True),
+    Fault(name, damaged(change), ends="refused")
+    for name, change in [
+        ("an image cut off", damage.truncated),
+        ("an image that is none", damage.no_image),
+        ("an image with a broken header", damage.broken_header),
+        ("an image with a palette", damage.palette),
+        ("an image with a megabyte of text", damage.much_text),
+        ("an image of 60,000 x 60,000", damage.bomb),
+        ("an image that is a pipe", damage.pipe),
+        ("an image that leads outside", damage.link_to_outside),
+        ("an image that is gone", damage.no_file),
+        ("a data folder that is gone", damage.no_folder),
+        ("a row of an unknown image", damage.row(f"{TEXT}.png,nodule,{TEXT},training,")),
+        ("a row of an unknown class", damage.row(f"1.png,{TEXT},{TEXT},training,")),
+        ("a row of an unknown side", damage.row(f"1.png,nodule,{TEXT},{TEXT},")),
+        ("a row without a patient", damage.row(f"{TEXT}.png,nodule,,training,{NAME}")),
+        ("a row with too many cells", damage.row(f"1.png,nodule,{TEXT},training,,{TEXT}")),
+        ("a quote that is not closed", damage.row(f'1.png,nodule,"{TEXT},training')),
+        ("a manifest not in UTF-8", damage.row(f"{TEXT}\xe9.png,nodule,{TEXT},training,")),
+        ("a path out of the folder", damage.row(f"../{TEXT}.png,nodule,{TEXT},training,")),
+        ("a manifest of other columns", damage.columns(f"{TEXT},image,image")),
     ]
+]
+DATA += [
+    Fault("a file of another name", damaged(damage.odd_name), "classes", ends="refused"),
+    Fault("a class of another name", damaged(damage.odd_class), "classes", ends="refused"),
 ]
 
 LIBRARIES = [
@@ -148,6 +151,7 @@ WORDS = [
 BATTERY = {
     "files": FILES,
     "data": DATA,
+    "CT series": SERIES,
     "libraries": LIBRARIES,
     "errors": ERRORS,
     "words": WORDS,

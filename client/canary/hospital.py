@@ -3,6 +3,7 @@
 import csv
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from client.approval import approve, begin
-from client.canary.names import NAME, PLANTED
+from client.canary import ct
+from client.canary.names import NAME, PLANTED, TEXT, patient_id
 from client.data.listing import MANIFEST
 from client.policy import METRIC, Limits, SitePolicy
 from common import messages
@@ -21,14 +23,18 @@ from common.protocol import parse_protocol
 
 ROUNDS = 2
 PATIENTS, FOR_VALIDATION = 8, 2
-SIDE = 16  # pixels
 DATA = "data"  # below the hospital's folder: there the name may stand, and nowhere else
+Layout = Literal["manifest", "classes", "series"]  # a folder for each class, or CT series
 DESCRIPTION = 0x010E  # the Exif tag of that name
 
 STUDY = parse_protocol(f"""
 study = "canary"
 rounds = {ROUNDS}
-images = {{ classes = ["non-nodule", "nodule"], size = {SIDE}, mean = 0.4 }}
+images.classes = ["non-nodule", "nodule"]
+images.size = {ct.SIDE}
+images.mean = 0.4
+images.validation-fraction = 0.4
+images.ct.size-mm = {ct.SIDE}
 model = {{ initial-model = "random" }}
 training = {{ steps-per-round = 1, learning-rate = 0.5, sampling-rate = 0.9, views-per-patient = 2 }}
 evaluation = {{ flips-and-rotations = false }}
@@ -40,20 +46,23 @@ hospitals = [{{ name = "north", nominal-patients = {PATIENTS - FOR_VALIDATION} }
 class Hospital:
     """Made in the new folder `folder`: patients, approved policy, books; `renew` puts it back to that.
 
-    With `class_folders` a folder for each class in place of a manifest.
+    `table` says which image or series is of which patient, where the layout has one.
     """
 
-    def __init__(self, folder: Path, *, class_folders: bool = False) -> None:
+    def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder = folder
-        self.data = folder / DATA / " ".join(PLANTED)
+        self.data = folder / DATA / TEXT
         self.state = folder / "state"
-        self.manifest = self.data / MANIFEST
+        self.table = self.data / MANIFEST
         self.images: list[Path] = []
         self.state.mkdir(parents=True, mode=0o700)
         self.data.mkdir(parents=True)
-        self._plant(class_folders)
+        if layout == "series":
+            self.images, self.table = ct.plant(self.data, STUDY.images.classes, PATIENTS)
+        else:
+            self._plant(class_folders=layout == "classes")
         site = folder / "site.toml"
-        write_atomic(site, self._written_policy(class_folders).to_toml().encode())
+        write_atomic(site, self._written_policy(layout).to_toml().encode())
         begin(self.state)
         self.policy = approve(site, STUDY)
         self._kept = folder.with_name(f"{folder.name}.kept")
@@ -64,35 +73,35 @@ class Hospital:
         shutil.rmtree(self.folder / below)
         shutil.copytree(self._kept / below, self.folder / below, symlinks=True)
 
-    def _plant(self, class_folders: bool) -> None:
+    def _plant(self, *, class_folders: bool) -> None:
         rows = [("image", "label", "patient_id", "split", "referrer")]
         generator = np.random.default_rng(5)
         for number in range(2 * PATIENTS):
             patient, label = number // 2, STUDY.images.classes[number % 2]
             form = PLANTED[patient % len(PLANTED)]
-            name = f"{patient} {form}~{number}.png"
+            name = f"{patient_id(patient)}~{number}.png"
             folder = self.data / label if class_folders else self.data / form
             folder.mkdir(exist_ok=True)
-            image = Image.fromarray(generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
+            image = Image.fromarray(generator.integers(0, 256, (ct.SIDE, ct.SIDE), dtype=np.uint8))
             self.images.append(folder / name)
             _save(image, folder / name)
             side = "validation" if patient < FOR_VALIDATION else "training"
-            rows.append((f"{form}/{name}", label, f"{patient} {form}", side, NAME))
+            rows.append((f"{form}/{name}", label, patient_id(patient), side, NAME))
         if class_folders:
             return
         # One image is a link, as where an archive is mounted elsewhere.
         kept = self.images[-1].with_suffix(".kept")
         self.images[-1].rename(kept)
         self.images[-1].symlink_to(kept.name)
-        with self.manifest.open("w", newline="") as file:
+        with self.table.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
 
-    def _written_policy(self, class_folders: bool) -> SitePolicy:
+    def _written_policy(self, layout: Layout) -> SitePolicy:
         return SitePolicy(
             hospital=STUDY.hospital_names[0],
             data=self.data,
             state=self.state,
-            patient_id_pattern=r"(?P<patient>.+)~\d+" if class_folders else None,
+            patient_id_pattern=r"(?P<patient>.+)~\d+" if layout == "classes" else None,
             device="cpu",
             approved_studies=(),
             max_epsilon=STUDY.privacy.epsilon,

@@ -4,14 +4,15 @@ import io
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from client.canary.hospital import DATA, Hospital
-from client.canary.names import NAME
+from client.canary.hospital import DATA, STUDY, Hospital, Layout
+from client.canary.names import NAME, found_in
+from client.data import PATCHES, SetAside, open_cohort
 from client.vault import Vault
 from common import messages
 
@@ -30,12 +31,16 @@ Make = Callable[[], BaseException]
 
 @dataclass(frozen=True)
 class Fault:
-    """`arm` has it strike inside its block. `damage` has struck when the vault refuses the data."""
+    """`arm` has it strike inside its block, and counts the strikes.
+
+    Of damage the round's end tells more. "refused": it has struck when the vault refuses the data.
+    "answered": what `arm` counts holds only when the vault goes on without what is damaged.
+    """
 
     name: str
     arm: Arm
-    class_folders: bool = False
-    damage: bool = False
+    layout: Layout = "manifest"
+    ends: Literal["refused", "answered", "in any way"] = "in any way"
 
 
 # Asked while they themselves are made to fail.
@@ -43,7 +48,9 @@ _readlink, _fdopen, _close, _connect = os.readlink, os.fdopen, os.close, sqlite3
 
 
 def _path(target: Any) -> str:
-    """`target`, a path or the descriptor of an open file, as a path."""
+    """`target`, a path or the descriptor of an open file, as a path; empty for a file in memory."""
+    if isinstance(target, io.IOBase):
+        return ""
     path = _readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
     return os.fsdecode(path)
 
@@ -54,6 +61,14 @@ def of_data(hospital: Hospital, target: Any, *_: object, **__: object) -> bool:
 
 def of_state(hospital: Hospital, target: Any, *_: object, **__: object) -> bool:
     return _path(target).startswith(str(hospital.state))
+
+
+def of_series(_: Hospital, target: Any, *__: object, **___: object) -> bool:
+    return _path(target).endswith(".dcm")
+
+
+def of_patches(hospital: Hospital, target: Any, *_: object, **__: object) -> bool:
+    return _path(target).startswith(str(hospital.state / PATCHES))
 
 
 def state_itself(hospital: Hospital, target: Any, *_: object, **__: object) -> bool:
@@ -122,11 +137,22 @@ def stream_fails(make: Make, when: When) -> Arm:
 
             write = readinto
 
+            def __init__(self, descriptor: int) -> None:
+                self._descriptor = descriptor
+
+            def fileno(self) -> int:
+                return self._descriptor
+
+            def close(self) -> None:
+                if not self.closed:
+                    _close(self._descriptor)
+                super().close()
+
         def instead(descriptor: int, *args: Any, **named: Any) -> Any:
             if not when(hospital, descriptor):
                 return _fdopen(descriptor, *args, **named)
-            _close(descriptor)
-            return io.BufferedReader(Torn()) if args == ("rb",) else Torn()
+            torn = Torn(descriptor)
+            return io.BufferedReader(torn) if args == ("rb",) else torn
 
         return _in_place_of(os, "fdopen", instead)
 
@@ -159,18 +185,55 @@ def database_fails(make: Make, *, at: str) -> Arm:
     return arm
 
 
-def meanwhile(act: Callable[[], object]) -> Arm:
-    """`act` whenever the network computes: a library speaks there, or raises."""
+def meanwhile(
+    act: Callable[[], object], owner: Any = torch.nn.functional, name: str = "conv2d"
+) -> Arm:
+    """`act` whenever `owner.name` is called, by default by the network: a library speaks, or raises."""
 
     def arm(_: Hospital, reached: Reached) -> AbstractContextManager[None]:
-        real = torch.nn.functional.conv2d
+        real = getattr(owner, name)
 
         def instead(*args: Any, **named: Any) -> Any:
             reached.times += 1
             act()
             return real(*args, **named)
 
-        return _in_place_of(torch.nn.functional, "conv2d", instead)
+        return _in_place_of(owner, name, instead)
+
+    return arm
+
+
+def set_to(owner: Any, name: str, value: object) -> Arm:
+    """A library's setting is another one; this alone never counts as a strike."""
+    return lambda _hospital, _reached: _in_place_of(owner, name, value)
+
+
+def together(*arms: Arm) -> Arm:
+    """All of `arms`, from the first to the last."""
+
+    @contextmanager
+    def arm(hospital: Hospital, reached: Reached) -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in arms:
+                stack.enter_context(one(hospital, reached))
+            yield
+
+    return arm
+
+
+def quoted(owner: Any, name: str, under: Arm) -> Arm:
+    """Strikes whenever, `under` another fault, a library gives the name to `owner.name`."""
+
+    @contextmanager
+    def arm(hospital: Hospital, reached: Reached) -> Iterator[None]:
+        real = getattr(owner, name)
+
+        def instead(*args: Any, **named: Any) -> Any:
+            reached.times += bool(found_in(repr(args).encode()))
+            return real(*args, **named)
+
+        with under(hospital, Reached()), _in_place_of(owner, name, instead):
+            yield
 
     return arm
 
@@ -185,6 +248,24 @@ def damaged(change: Callable[[Hospital], object]) -> Arm:
             yield
         finally:
             hospital.renew(DATA)
+
+    return arm
+
+
+def set_aside(change: Callable[[Hospital], object], reason: str) -> Arm:
+    """As `damaged`; strikes for each file or finding that is then set aside for `reason`.
+
+    Who asks for that list is the hospital itself: it is told before anything is searched.
+    """
+    whole = damaged(change)
+
+    @contextmanager
+    def arm(hospital: Hospital, reached: Reached) -> Iterator[None]:
+        with whole(hospital, reached):
+            apart: list[SetAside] = []
+            open_cohort(hospital.data, STUDY.images, set_aside=apart)
+            reached.times += sum(reason in one.reason for one in apart)
+            yield
 
     return arm
 

@@ -6,8 +6,14 @@ from urllib.parse import quote
 
 NAME = "SECRET^PATIENT"  # as DICOM writes a name
 
-# Forms that a folder, a cell of a manifest and a PNG's text take as they are.
+# Forms that a folder, a cell, a PNG's text and a DICOM header take as they are.
 PLANTED = (NAME, NAME.lower(), quote(NAME), base64.urlsafe_b64encode(NAME.encode()).decode())
+TEXT = " ".join(PLANTED)
+
+
+def patient_id(patient: int) -> str:
+    """Of the planted patients by number: each form comes in turn."""
+    return f"{patient} {PLANTED[patient % len(PLANTED)]}"
 
 
 def _in_base64(text: str) -> list[bytes]:

@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from client.canary.names import NAME, PLANTED
+from client.canary.names import NAME, TEXT
 from common.errors import DataError, LedgerError, ModelError
 
-TEXT = " ".join(PLANTED)
 PATH = f"/archive/{NAME}/1.png"
 
 
@@ -115,8 +114,8 @@ def warn_by_class_and_place() -> None:
     warnings.warn_explicit(TEXT, type(NAME, (UserWarning,), {}), PATH, 1)
 
 
-def log_of_a_library() -> None:
-    log = logging.getLogger("PIL.TiffImagePlugin")
+def log_of_a_library(name: str = "PIL.TiffImagePlugin") -> None:
+    log = logging.getLogger(name)
     log.debug("tag: PatientName (%s)", TEXT)
     log.warning(TEXT, stack_info=True)
     log.error("cannot read", exc_info=ValueError(TEXT), extra={"patient": NAME})

@@ -84,7 +84,7 @@ class CtSlice:
         try:
             with open_regular(self.path, "") as file, _quiet():
                 stored = self._stored(file)
-        except DataError as error:
+        except (DataError, OSError) as error:  # an archive may be mounted over a network
             raise NotUsable("it could not be opened again") from error
         low, high = self.padding or (1, 0)
         hu = stored.astype(np.float64) * self.slope + self.intercept

@@ -42,7 +42,13 @@ def list_files(root: Path) -> list[Listed]:
                 f"{root}: expected at most {MAX_FILES} files, found more; give each hospital a folder "
                 f"of its own"
             )
-        facts = path.lstat()
+        try:
+            facts = path.lstat()
+        except OSError as error:
+            raise DataError(
+                f"{path}: expected a file that stays while the folder is looked at ({error.strerror}); "
+                f"look again when nobody works in it"
+            ) from error
         link = stat.S_ISLNK(facts.st_mode)
         found.append(
             Listed(

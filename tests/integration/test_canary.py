@@ -1,18 +1,23 @@
 """The planted patient's name: found in nothing that leaves, under any fault, and found when it does leave."""
 
 import base64
+import csv
 import random
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from pydicom import config, dcmread
 from typer.testing import CliRunner
 
 from client.__main__ import app
-from client.canary import battery
+from client.canary import battery, ct
 from client.canary.battery import CONTROL, PLACES, Row, problems, run_battery, table
+from client.canary.hospital import STUDY, Hospital
 from client.canary.names import NAME, found_in
+from client.data import PATCHES, SetAside, open_cohort
 from common.protocol import StudyProtocol
 from simulation.hospitals import from_phantoms, settle
 
@@ -24,7 +29,8 @@ def test_no_fault_lets_a_patients_name_out(tmp_path: Path) -> None:
     rows = run_battery(tmp_path)
     assert list(problems(rows)) == []
     faults = {row.fault for row in rows if row.group != CONTROL and row.struck and not row.found}
-    assert len(faults) == len(rows) - 1 >= 80
+    assert len(faults) == len(rows) - 1 >= 140
+    assert sum(row.group == "CT series" for row in rows) >= 50
     assert [row.fault for row in rows if row.answered != 3] == []  # and then the study goes on
     assert all(row.sent > 400_000 and row.files > 8 for row in rows)
     assert list(tmp_path.iterdir()) == []
@@ -77,6 +83,100 @@ def test_a_careless_hospital_is_found_out_in_reply_log_and_file(tmp_path: Path) 
     assert any("'never' never struck" in problem for problem in said)
     assert any("a leak on purpose was found in [] and not" in problem for problem in said)
     assert sum("a patient's name was found" in problem for problem in said) >= 4
+
+
+# Ways in which a reader of CT series could be written.
+CARELESS_READER = """
+import json, logging, sys
+from pathlib import Path
+from pydicom import dcmread
+from client.canary import __main__ as canary, faults
+from client.data import cache, scan
+
+read, store = scan.read_slice, cache.PatchCache.store
+names = []
+
+def read_slice(path):
+    found = read(path)
+    names.append(str(dcmread(path, stop_before_pixels=True).PatientName))
+    logging.getLogger("intramural.vault").debug("%s: read", names[-1])
+    return found
+
+def store_with_names(self, stored):
+    store(self, stored)
+    with (self._folder / f"{self._name}.names").open("w") as file:
+        json.dump(names, file)
+
+scan.read_slice, cache.PatchCache.store = read_slice, store_with_names
+wanted = {"too few pixels", "pydicom panics", "write patches"}
+of_it = faults.BATTERY["CT series"]
+of_it[:] = [fault for fault in of_it if fault.name in wanted]
+of_it += [
+    # The round goes on without what is damaged, and the round is refused: not as either says.
+    faults.Fault("refused", of_it[0].arm, "series", ends="refused"),
+    faults.Fault("answered", faults.fails(scan, "read_slice", KeyError), "series", ends="answered"),
+]
+faults.BATTERY = {key: faults.BATTERY[key] for key in ("CT series", "control")}
+canary.BATTERY = faults.BATTERY
+canary.main(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_careless_reader_of_ct_is_found_out_in_log_and_cache(tmp_path: Path) -> None:
+    rows = run_battery(tmp_path, ("-c", CARELESS_READER))
+    found = {row.fault: {place.partition(":")[0] for place in row.found} for row in rows}
+    assert "log" in found["too few pixels"] & found["pydicom panics"] & found["write patches"]
+    in_cache = {place for place in found["too few pixels"] if place.startswith(f"{PATCHES}/")}
+    assert len(in_cache) == 1
+    assert in_cache.pop().endswith(".names")
+    struck = {row.fault: row.struck for row in rows}
+    assert struck["refused"] == struck["answered"] == 0 < struck["too few pixels"]
+
+
+PLACES_IN_A_HEADER = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "ReferringPhysicianName",
+    "StudyDescription",
+    "SeriesDescription",
+    "ImageComments",
+)
+
+
+def test_the_name_stands_in_the_planted_series_as_pydicom_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some texts are too long for the standard, on purpose.
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
+    files, findings = ct.plant(tmp_path, STUDY.images.classes, patients=4)
+    assert len(files) == 2 * 4 + 2
+    for path in files:
+        assert len(found_in(path.relative_to(tmp_path).as_posix().encode())) == 3
+        ds = dcmread(path)
+        assert found_in(ds.preamble or b"")
+        for place in PLACES_IN_A_HEADER:
+            assert found_in(str(ds[place].value).encode()), place
+        assert all(found_in(bytes(str(one.value), "latin-1")) for one in ds if one.tag.is_private)
+        assert sum(one.tag.is_private for one in ds) == 3
+        assert found_in(str(ds.RequestAttributesSequence[0]).encode())
+    # Stored by a hand of our own; what is in them, by pydicom's: both compressions hold the same noise.
+    for series, path in ((ct.IN_SLICES, files[0]), (ct.COMPRESSED, files[3])):
+        stored = np.frombuffer(ct.elements(series)[ct.PIXELS][1], "<i2").reshape(ct.SIDE, ct.SIDE)
+        np.testing.assert_array_equal(dcmread(path).pixel_array, stored)
+    assert dcmread(files[3]).file_meta.TransferSyntaxUID == ct.RLE
+    for row in csv.DictReader(findings.read_text().splitlines()):
+        assert found_in(row["patient_id"].encode())
+        assert found_in(row["referrer"].encode())
+
+
+def test_nothing_of_the_planted_series_is_set_aside(tmp_path: Path) -> None:
+    planted = Hospital(tmp_path / "north", "series")
+    apart: list[SetAside] = []
+    cohort = open_cohort(planted.data, STUDY.images, set_aside=apart)
+    assert apart == []
+    assert (len(cohort.training), len(cohort.validation)) == (6, 2)
 
 
 FORMS = [
