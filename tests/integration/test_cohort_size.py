@@ -128,7 +128,7 @@ def test_a_patient_more_shows_where_it_turns_the_smallest_group_and_nowhere_else
     assert few[0][:2] == many[0][:2]  # constants of the steps, and what the ledger holds
 
 
-@pytest.mark.slow
+@pytest.mark.crash  # nothing is killed here, but it takes a minute
 @pytest.mark.parametrize("first", range(1, 401, 50))
 def test_every_cohort_from_1_to_400_looks_the_same(
     first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
