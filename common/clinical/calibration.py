@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from common.clinical.figures import Share, between, by_patient, halves, share
 from common.histogram import Interval, Z
@@ -174,7 +175,7 @@ def logit(score: Floats) -> Floats:
 
 def sigmoid(value: Floats) -> Floats:
     """The score of a logit."""
-    found: Floats = 1 / (1 + np.exp(-value))
+    found: Floats = expit(value)
     return found
 
 

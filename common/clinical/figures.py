@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from scipy.stats import t
 
 from common.histogram import Interval, Z
@@ -215,7 +216,7 @@ def on_logit_scale(value: float, error: float, scores: Scores) -> Interval:
     """The 95 % interval of an area `value` (above 0, below 1) with standard error `error`."""
     centre = np.log(value / (1 - value))
     half = standard_errors(scores) * error / (value * (1 - value))
-    return float(1 / (1 + np.exp(half - centre))), float(1 / (1 + np.exp(-half - centre)))
+    return float(expit(centre - half)), float(expit(centre + half))  # expit: half can be huge
 
 
 def average_precision_interval(scores: Scores, *, resamples: int = RESAMPLES) -> Interval | None:

@@ -210,3 +210,15 @@ def test_every_edge_case_has_an_answer_of_finite_numbers(edge: str) -> None:
 def test_a_score_that_is_none_is_refused(broken: float) -> None:
     with pytest.raises(DataError, match="number in"):
         evaluate(made([broken, 0.5], [0, 1], [0, 1]), 5, {})
+
+
+def test_an_area_known_from_next_to_nothing_has_the_whole_range_and_no_warning() -> None:
+    """Two patients of a class, with several images: Student's t with one degree of freedom."""
+    few = Scores(
+        score=np.linspace(0.1, 0.9, 8),
+        label=np.array([0, 0, 0, 0, 1, 1, 1, 1]),
+        patient=np.array([0, 0, 1, 1, 2, 2, 3, 3]),
+    )
+    low, high = on_logit_scale(0.999, 0.2, few)
+    assert low == pytest.approx(0.0, abs=1e-12)
+    assert high == pytest.approx(1.0, abs=1e-12)
