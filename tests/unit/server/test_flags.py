@@ -26,6 +26,8 @@ from server.flags import (
 )
 from tests.answering import MakeStudy
 
+pytestmark = pytest.mark.slow  # seconds together
+
 SEEDS = range(10)
 SHAPES = {"z.weight": (120, 100), "a.bias": (60,)}
 VALUES = 12_060

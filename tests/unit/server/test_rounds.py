@@ -49,7 +49,7 @@ from tests.answering import (
     weights,
 )
 
-pytestmark = pytest.mark.usefixtures("flower_task")
+pytestmark = [pytest.mark.usefixtures("flower_task"), pytest.mark.slow]  # seconds together
 
 # --- the tests ---------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ from tests.unit.client.data.making_dicom import (
     write_series,
 )
 
+pytestmark = pytest.mark.slow  # seconds together
+
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 REAL = SHARED / "ct-dicom"
 TRAINS = IMAGES.model_copy(update={"validation_fraction": 1e-9})
