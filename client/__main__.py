@@ -12,10 +12,10 @@ import typer
 from client import gate_commands
 from client.evaluation_command import evaluate
 from client.keys import make_hospital_key
-from client.ledger import Ledger
 from client.ledger_commands import SITE, Site, reading
 from client.ledger_commands import app as ledger_app
 from client.pack.command import pack
+from client.studies import chosen_study
 from common import outbound
 from common.errors import EXIT_REFUSED, RunError
 from common.refusing import refusing
@@ -118,7 +118,8 @@ def report(
 ) -> None:
     """Write privacy-statement.md and .json: what ran and what is promised, from the ledger."""
     with reading(site) as (policy, ledger):
-        digest = None if study is None else _digest_of(ledger, study)
+        names = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
+        digest = chosen_study(study, names, "in the ledger", "the ledger holds")
         from client.statement import statement_of  # loads torch, which takes seconds
         from client.statement_text import MARKDOWN, write_statement
 
@@ -129,18 +130,6 @@ def report(
             )
         write_statement(out, [statement_of(ledger, policy.hospital, digest)])
         typer.echo(f"written: {out / MARKDOWN} and the same facts as .json")
-
-
-def _digest_of(ledger: Ledger, study: str) -> str:
-    named = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
-    found = [digest for digest, name in named.items() if study in (digest, name)]
-    if len(found) != 1:
-        known = ", ".join(f"{name} ({digest})" for digest, name in named.items()) or "none"
-        raise RunError(
-            f"expected --study to be the name or digest of one study in the ledger and found "
-            f"'{study}', which fits {len(found)}; the ledger holds: {known}"
-        )
-    return found[0]
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ somebody read. What was approved, and under which policy, is an entry of the egr
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from client.egress_log import LOG, EgressLog
 from client.ledger import FILE as LEDGER_FILE
 from client.ledger import Ledger
 from client.policy import SitePolicy, check_limits, load_policy
+from common.documents import tables_of
 from common.errors import PolicyError
 from common.files import write_atomic
 from common.protocol import StudyProtocol
@@ -83,7 +83,7 @@ def _with_study(site: Path, policy: SitePolicy, digest: str) -> bytes:
     rows = "".join(f'\n    "{study}",' for study in studies)
     text, found = _LIST.subn(f"approved-studies = [{rows}\n]", site.read_text(encoding="utf-8"))
     expected = policy.model_copy(update={"approved_studies": tuple(studies)})
-    if found != 1 or SitePolicy.model_validate(tomllib.loads(text)) != expected:
+    if found != 1 or SitePolicy.model_validate(tables_of(text), by_name=False) != expected:
         raise PolicyError(
             f"expected one list approved-studies = [...] in {site} and did not find it so; add "
             f'"{digest}" to it by hand, and approve again'

@@ -23,9 +23,7 @@ from common.errors import EgressError, IntramuralError, ModelError
 
 MAGIC = b"INTRAM01"
 HISTOGRAM_CELLS = 2 * 16  # class x score bin
-LARGEST_CELL = (
-    1e9  # of a histogram; far above any count, and no place to hide a number of 300 digits
-)
+LARGEST_CELL = 1e9  # of a histogram: far above any count, and no place to hide 300 digits
 MOST_HEADER_BYTES = 1 << 20
 
 

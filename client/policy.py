@@ -73,6 +73,19 @@ class Limits(Document):
     metrics: tuple[Literal["score-histogram"], ...]
     hours: Annotated[str, Field(pattern=f"^{_CLOCK}-{_CLOCK}$")] | None = None
 
+    @classmethod
+    def just_for(cls, protocol: "StudyProtocol") -> "Limits":
+        """Limits that `protocol` just keeps, where one asks what a study does and not whether it may."""
+        return cls(
+            min_noise_multiplier=0.0,
+            max_rounds=protocol.rounds,
+            max_steps=protocol.total_steps,
+            max_evaluations=protocol.evaluations,
+            smallest_group=1,
+            models=(protocol.model.name,),
+            metrics=(METRIC,),
+        )
+
 
 @dataclass(frozen=True)
 class Permit:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import RunError
 
@@ -16,17 +17,24 @@ def sha256(data: bytes) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` with mode 0600 so that a reader or a crash sees the old file or the new one.
+    """Write `data` to `path` as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(data)
 
-    The data is on the disk before the name is (fsync of file, then rename, then fsync of folder).
-    OSError (disk full, for example) leaves the old file as it was.
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` at the end: a reader or a crash sees the old one or the new.
+
+    It has mode 0600. The data is on the disk before the name is (fsync of file, then rename, then fsync
+    of folder). An error (OSError with a full disk, for example) leaves the old file as it was.
     """
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a kill; written anew it would keep its old mode
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from common.clinical.delong import Difference
-from common.clinical.plots import BLUE, GREY, VERMILLION, canvas, svg_of
+from common.drawing import BLUE, GREY, VERMILLION, canvas, svg_of
 from server.gain import Gain
 
 

@@ -6,11 +6,11 @@ the average; more would widen the norm that an update may have. What is asked fo
 calibrated here: noise that fits is enough for epsilon, and a tenth of it is not.
 """
 
-from functools import lru_cache
 from math import erfc, exp, inf, log, sqrt
 
 from common.bounds import MOST_EXTRA_NOISE
 from common.protocol import StudyProtocol
+from server.spent import epsilon_of_steps
 
 # Between the accountants of a hospital, the larger of which counts, and the one here.
 NEARLY = 1.05
@@ -55,7 +55,7 @@ def _enough(protocol: StudyProtocol, noise: float, epsilon: float) -> bool:
     # The accountant's tables grow with 1 / noise^2; one step alone settles what is far too little.
     if _one_step(noise, rate, delta) > epsilon:
         return False
-    return _whole(noise, rate, protocol.total_steps, delta) <= epsilon
+    return epsilon_of_steps(((noise, protocol.total_steps),), rate, delta) <= epsilon
 
 
 def _one_step(noise: float, rate: float, delta: float) -> float:
@@ -67,15 +67,6 @@ def _one_step(noise: float, rate: float, delta: float) -> float:
     if tail == 0:
         return inf
     return log((rate / 2 - delta) / tail) if rate / 2 > delta else 0.0
-
-
-@lru_cache(maxsize=256)
-def _whole(noise: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon at `delta` of `steps` steps. dp-accounting's PLD, add or remove one patient."""
-    from dp_accounting.pld import privacy_loss_distribution as pld  # takes a second to load
-
-    one = pld.from_gaussian_mechanism(noise, sampling_prob=rate)
-    return float(one.self_compose(steps).get_epsilon_for_delta(delta))
 
 
 def _normal(x: float) -> float:

@@ -1,8 +1,7 @@
 """The run's curves: as SVG for the report, as TensorBoard events for whoever watches many runs.
 
-Colours are Okabe and Ito's (distinct for colour-blind readers); line styles and markers differ as
-well, so a black-and-white print can be read. matplotlib and tensorboard are imported where used:
-the coordinator imports this module long before it draws anything.
+matplotlib and tensorboard are imported where used: the coordinator imports this module long before it
+draws anything.
 """
 
 import io
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.drawing import BLUE, GREY, VERMILLION, canvas, svg_of
 from common.files import write_atomic
 from common.histogram import Floats
 from common.released import OperatingPoint, Reading, ReliabilityBin
@@ -20,9 +20,7 @@ from server.facts import RoundFacts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#666666", "#222222"
 LEAST_SPAN = 0.1  # AUROC
 EVENTS_FILE = "events.out.tfevents.0.intramural"  # TensorBoard looks for "tfevents" in the name
 
@@ -44,7 +42,7 @@ def learning_curve_svg(rounds: Sequence[RoundFacts], zero_shot_auroc: float | No
     noised = [(number, found) for number, found in released if found is not None]
     if not known and not noised:
         return None
-    figure, axes = _canvas(6.4, 3.7)
+    figure, (axes,) = canvas(6.4, 3.7, 1)
     band = [(f.round, *f.pooled_interval) for f in rounds if f.pooled_interval is not None]
     if band:
         number, low, high = np.array(band, dtype=np.float64).T
@@ -85,7 +83,7 @@ def learning_curve_svg(rounds: Sequence[RoundFacts], zero_shot_auroc: float | No
     missing = max(0.0, LEAST_SPAN - (high_end - low_end)) / 2
     axes.set_ylim(low_end - missing, high_end + missing)
     axes.legend(frameon=False, fontsize=8.5, loc="best")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def roc_svg(exact: tuple[Floats, Floats] | None, released: Reading | None) -> str:
@@ -93,7 +91,7 @@ def roc_svg(exact: tuple[Floats, Floats] | None, released: Reading | None) -> st
 
     The released curve has a mark at its operating point.
     """
-    figure, axes = _canvas(3.9, 3.7)
+    figure, (axes,) = canvas(3.9, 3.7, 1)
     if exact is not None:
         axes.plot(*exact, color=BLUE, linewidth=1.6, label="exact")
     if released is not None:
@@ -104,7 +102,7 @@ def roc_svg(exact: tuple[Floats, Floats] | None, released: Reading | None) -> st
     axes.set_xlabel("false positive rate (1 − specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _mark(axes: "Axes", point: OperatingPoint | None) -> None:
@@ -122,7 +120,7 @@ def calibration_svg(
     """Share of positives in each bin of scores, with its standard error; None with no bin at all."""
     if not exact and not released:
         return None
-    figure, axes = _canvas(3.9, 3.7)
+    figure, (axes,) = canvas(3.9, 3.7, 1)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as the score says")
     kinds = (
         (exact, BLUE, "o", "-", -0.006, "exact"),
@@ -147,7 +145,7 @@ def calibration_svg(
     axes.set_xlabel("score")
     axes.set_ylabel("share of positives")
     axes.legend(frameon=False, fontsize=8.5, loc="upper left")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
@@ -183,22 +181,3 @@ def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
     path = folder / EVENTS_FILE
     write_atomic(path, buffer.getvalue())
     return path
-
-
-def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
-    """An empty figure (inches) with one quiet set of axes; no pyplot, so no global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9)
-    return figure, axes
-
-
-def _svg(figure: "Figure") -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

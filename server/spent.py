@@ -29,12 +29,14 @@ def epsilon_stated(
         return float("inf")
     training, delta = protocol.training, protocol.privacy.delta
     steps = tuple((noise, n * training.steps_per_round) for noise, n in sorted(stated.items()))
-    return _epsilon(steps, training.sampling_rate, delta)
+    return epsilon_of_steps(steps, training.sampling_rate, delta)
 
 
 @lru_cache(maxsize=256)  # hospitals that state the same, and a status that is looked at again
-def _epsilon(steps: tuple[tuple[float, int], ...], sampling_rate: float, delta: float) -> float:
-    """Epsilon at `delta` of so many `steps` at each noise multiplier."""
+def epsilon_of_steps(
+    steps: tuple[tuple[float, int], ...], sampling_rate: float, delta: float
+) -> float:
+    """Epsilon at `delta` of so many steps at each noise multiplier (multiplier, number), above 0."""
     from dp_accounting.pld import privacy_loss_distribution as pld  # takes seconds to load
 
     parts = [

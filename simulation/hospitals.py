@@ -16,7 +16,7 @@ from client.data import count_patients, hospital_folders
 from client.data.split import is_validation_patient
 from client.egress_log import EgressLog
 from client.ledger import FILE as LEDGER_FILE
-from client.policy import METRIC, Device, Engine, Limits, SitePolicy
+from client.policy import Device, Engine, Limits, SitePolicy
 from common.errors import RunError, UnapprovedPolicyError
 from common.files import write_atomic
 from common.phantom import SCANNERS, phantom_patches, to_grey8
@@ -147,7 +147,7 @@ def settle(
             engine=engine,
             approved_studies=(protocol.digest,),
             max_epsilon=max(protocol.privacy.epsilon, protocol.privacy.validation_epsilon),
-            limits=limits_for(protocol),
+            limits=Limits.just_for(protocol),
             rehearsal=True,
             noise_seed=noise_seed,
         )
@@ -166,16 +166,3 @@ def settle(
         except UnapprovedPolicyError:
             approve(sites[name], protocol)
     return sites
-
-
-def limits_for(protocol: StudyProtocol) -> Limits:
-    """Limits that `protocol` just keeps: a rehearsal asks what a study does, not whether it may."""
-    return Limits(
-        min_noise_multiplier=0.0,
-        max_rounds=protocol.rounds,
-        max_steps=protocol.total_steps,
-        max_evaluations=protocol.evaluations,
-        smallest_group=1,
-        models=(protocol.model.name,),
-        metrics=(METRIC,),
-    )

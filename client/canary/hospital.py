@@ -14,7 +14,7 @@ from client.approval import approve, begin
 from client.canary import ct
 from client.canary.names import NAME, PLANTED, TEXT, patient_id
 from client.data.listing import MANIFEST
-from client.policy import METRIC, Limits, SitePolicy
+from client.policy import Limits, SitePolicy
 from common import messages
 from common.files import write_atomic
 from common.messages import EvaluateRequest, TrainRequest
@@ -105,15 +105,7 @@ class Hospital:
             device="cpu",
             approved_studies=(),
             max_epsilon=STUDY.privacy.epsilon,
-            limits=Limits(
-                min_noise_multiplier=0.0,
-                max_rounds=STUDY.rounds,
-                max_steps=STUDY.total_steps,
-                max_evaluations=STUDY.evaluations,
-                smallest_group=1,
-                models=(STUDY.model.name,),
-                metrics=(METRIC,),
-            ),
+            limits=Limits.just_for(STUDY),
         )
 
 

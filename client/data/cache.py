@@ -7,7 +7,6 @@ patient or file.
 """
 
 import hashlib
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from client.data.cohort import Cohort, Patients
 from client.data.nifti import readable
 from client.data.scan import Listed
 from common.documents import Document, canonical_digest
-from common.files import sync_folder, write_atomic
+from common.files import atomic_file, write_atomic
 from common.protocol import Images
 
 _FORMAT = "intramural/ct-patches/1"  # another way to make patches has another number here
@@ -113,27 +112,11 @@ class PatchCache:
         )
         with suppress(OSError, UnicodeEncodeError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write_pixels(stored.pixels)
+            with atomic_file(self._folder / f"{self._name}.npy") as file:
+                np.lib.format.write_array(file, stored.pixels, allow_pickle=False)
             text = index.model_dump_json(by_alias=True)
             write_atomic(self._folder / f"{self._name}.json", text.encode())
             self._forget_old()
-
-    def _write_pixels(self, pixels: npt.NDArray[np.uint16]) -> None:
-        """As `write_atomic` does, but without a second copy of all pixels in memory."""
-        path = self._folder / f"{self._name}.npy"
-        temporary = path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.lib.format.write_array(file, pixels, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(self._folder)
 
     def _forget_old(self) -> None:
         entries = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)

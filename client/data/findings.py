@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.listing import check_cells
 from client.data.paths import inside, open_regular
 from client.data.split import canonical_patient_id
 from common.errors import DataError
@@ -61,11 +62,7 @@ def _rows(data: bytes, images: Images) -> Iterator[Finding]:
         _check_columns(reader.fieldnames or ())
         for row in reader:
             where = f"{FINDINGS} row {reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{where}: expected {len(reader.fieldnames or ())} values, found "
-                    f"{'more' if None in row else 'fewer'}; put values with commas in quotes"
-                )
+            check_cells(row, len(reader.fieldnames or ()), where)
             yield _finding({name: value.strip() for name, value in row.items()}, images, where)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(

@@ -5,9 +5,10 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from client.data.paths import entries, existing_folder, inside, open_regular, subfolders
 from client.data.split import canonical_patient_id, is_validation_patient
@@ -63,11 +64,7 @@ def _from_manifest(root: Path, images: Images) -> Iterator[ListedImage]:
             _check_columns(reader.fieldnames or (), manifest)
             for row in reader:
                 where = f"{manifest} row {reader.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{where}: expected {len(reader.fieldnames or ())} values, found "
-                        f"{'more' if None in row else 'fewer'}; put values with commas in quotes"
-                    )
+                check_cells(row, len(reader.fieldnames or ()), where)
                 yield _from_row(row, root, images, where)
         except (csv.Error, UnicodeDecodeError, OSError) as error:
             raise DataError(
@@ -89,6 +86,15 @@ def _check_columns(found: Sequence[str], manifest: Path) -> None:
                 f"{manifest}: expected one column {column!r}, found {count} in "
                 f"{', '.join(map(repr, found))}; name it in the first row, separated by commas"
             )
+
+
+def check_cells(row: Mapping[str | Any, object], columns: int, where: str) -> None:
+    """DataError when a row of csv.DictReader has more values than there are columns, or fewer."""
+    if None in row or None in row.values():
+        raise DataError(
+            f"{where}: expected {columns} values, found {'more' if None in row else 'fewer'}; put "
+            f"values with commas in quotes"
+        )
 
 
 def _from_row(row: dict[str, str], root: Path, images: Images, where: str) -> ListedImage:

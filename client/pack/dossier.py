@@ -18,11 +18,13 @@ from client.plain_words import in_plain_words
 from client.policy import SitePolicy, check_limits, load_policy, permit_of
 from client.privacy.budget import protocol_noise, study_noise
 from client.statement import Statement, statement_of
+from client.studies import chosen_study
 from client.verification import Verified, verify
 from common.errors import PolicyError, RunError
 from common.protocol import StudyProtocol, load_protocol
 
 _BOOKS = (egress_log.LOG, egress_log.ANCHOR, ledger_file.DATABASE, ledger_file.ANCHOR)
+_WORDS = ("of this hospital", "known are")  # where --study looks
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def gather(site: Path, study: str | None = None) -> Dossier:
     """
     policy = load_policy(site)
     if not any((policy.state / name).exists() for name in _BOOKS):
-        _chosen(study, {})
+        chosen_study(study, {}, *_WORDS)
         listed = tuple(ApprovedStudy(d, None, (), True) for d in policy.approved_studies)
         return Dossier(policy, None, studies=listed)
     verified = verify(site) if _has_acted(policy.state) else None
@@ -106,7 +108,8 @@ def gather(site: Path, study: str | None = None) -> Dossier:
             )
         reservations, kept = ledger.reservations(), _kept(policy.state)
         names = {r.study: str(r.terms["study-name"]) for r in reservations}
-        only = _chosen(study, names | {digest: kept[digest].study for digest in kept})
+        known = names | {digest: kept[digest].study for digest in kept}
+        only = chosen_study(study, known, *_WORDS)
         digests = [str(e.body["study"]) for e in log if e.kind == "approved" and e.body["study"]]
         return Dossier(
             policy=policy,
@@ -128,20 +131,6 @@ def _has_acted(state: Path) -> bool:
     """Whether the books say more than that they were begun."""
     with Ledger.read(state) as ledger:
         return len(EgressLog.read(state)) > 1 or len(ledger.entries) > 1
-
-
-def _chosen(study: str | None, names: Mapping[str, str]) -> str | None:
-    """The digest that `study` means, among the studies `names` (digest -> name)."""
-    if study is None:
-        return None
-    found = [digest for digest, name in names.items() if study in (digest, name)]
-    if len(found) != 1:
-        known = ", ".join(f"{name} ({digest})" for digest, name in names.items()) or "none"
-        raise RunError(
-            f"expected --study to be the name or digest of one study of this hospital and found "
-            f"'{study}', which fits {len(found)}; known are: {known}"
-        )
-    return found[0]
 
 
 def _kept(state: Path) -> dict[str, StudyProtocol]:

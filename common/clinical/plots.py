@@ -3,7 +3,6 @@
 Colours are Okabe and Ito's; line styles and markers differ as well.
 """
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +11,12 @@ from common.clinical.calibration import Calibration
 from common.clinical.curves import Band
 from common.clinical.evaluation import Evaluation
 from common.clinical.figures import DecisionCurve
+from common.drawing import BLUE, GREY, INK, VERMILLION, canvas, svg_of
 from common.metrics import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#666666", "#222222"
 LEAST_HEIGHT = 0.05  # net benefit below zero that is drawn
 
 
@@ -109,24 +107,3 @@ def _mark(axes: "Axes", x: float, y: float) -> None:
     axes.plot(
         [x], [y], color=VERMILLION, linestyle="", marker="s", markersize=6, label="operating point"
     )
-
-
-def canvas(width: float, height: float, panels: int) -> "tuple[Figure, list[Axes]]":
-    """An empty figure (inches) with quiet axes side by side; no pyplot, so no global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    found = list(figure.subplots(1, panels, squeeze=False)[0])
-    for axes in found:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=INK, labelsize=9)
-    return figure, found
-
-
-def svg_of(figure: "Figure") -> str:
-    """The figure as SVG text, without the time at which it was made."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

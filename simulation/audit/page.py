@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.drawing import BLUE, GREY, VERMILLION, svg_of
 from common.page_parts import figure, table
 from server.page import epsilon, page, sigma, small
-from server.plots import BLUE, GREY, VERMILLION
 from simulation.audit.outcome import NO_PROOF, Audit, Check, worded
 from simulation.audit.throwaway import Floats
 
@@ -182,9 +182,7 @@ def _scores_svg(scores: Floats, included: NDArray[np.bool_]) -> str:
     axes.set_xlabel("a canary's trace in the sum of all steps, in units of the clipping norm")
     axes.set_ylabel("canaries")
     axes.legend(frameon=False, fontsize=8.5)
-    text = io.StringIO()
-    drawn.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+    return svg_of(drawn)
 
 
 def _inversion(audit: Audit) -> str:

@@ -12,19 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.drawing import BLUE, VERMILLION
 from common.histogram import PATIENT, Estimate
 from common.protocol import Evaluation, Hospital, Images, StudyProtocol
 from common.released import read
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.page import count, difference, epsilon, listed, runs, small
-from server.plots import (
-    BLUE,
-    VERMILLION,
-    calibration_svg,
-    learning_curve_svg,
-    roc_svg,
-    write_tensorboard,
-)
+from server.plots import calibration_svg, learning_curve_svg, roc_svg, write_tensorboard
 from server.report import write_report
 
 NO_PRIVACY = "No differential privacy in this run."
