@@ -1,6 +1,7 @@
 """What all tests share: nothing phones home, one thread for torch, and where the real data lies."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ hospitals = [{hospitals}]
 def _one_thread() -> None:
     # Bitwise comparisons need a fixed thread count, and two cores have enough to do with one each.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _as_loud_as_before() -> Iterator[None]:
+    """A command that is called in this process quietens Flower for the rest of it."""
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    yield
+    flower.setLevel(level)
 
 
 @pytest.fixture
