@@ -61,8 +61,8 @@ class OperatingPoint(_Part):
 class Judged(_Part):
     """What the validation patients of the hospitals said of the model, as released.
 
-    Probabilities are stated at `prevalence`, the share of positives that the protocol assumes. A score
-    s becomes the probability sigmoid((logit(s) + shift) / temperature): see common/temperature.py. None
+    Probabilities are stated at `prevalence`, the share of positives that the protocol assumes. A score s
+    becomes the probability sigmoid(logit(s) / temperature), see common/temperature.py; temperature is None
     where the noise left nothing to say.
     """
 
