@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPTIONS ?=  # more for intramural-simulate, e.g. OPTIONS="--rounds 3"
+# Two files of tests at a time, one a core; the crash matrix has real processes and goes alone.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 # The wheels and their hashes, from which a machine without network is installed (docs/supply-chain.md).
 WHEELHOUSE ?= wheelhouse
 
@@ -15,10 +17,10 @@ simulate: $(READY)  ## Rehearse the main job: four hospitals on embedded data, w
 	$(BIN)/intramural-simulate --baselines $(OPTIONS)
 
 test: $(READY)  ## All tests but the long crash matrix
-	$(BIN)/python -m pytest -q -m "not crash"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not crash"
 
 test-fast: $(READY)  ## The tests that take no more than a moment
-	$(BIN)/python -m pytest -q -m "not slow and not e2e and not crash"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow and not e2e and not crash"
 
 test-crash: $(READY)  ## Real processes that are killed, cut off and attacked, and a table of what held
 	$(BIN)/python -m pytest -q -m crash
