@@ -4,6 +4,7 @@ Exit codes: 0 well, 2 refused: a setting, a key, the ledger or the data is not a
 """
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from client.keys import make_hospital_key
 from client.ledger_commands import SITE, Site, reading
 from client.ledger_commands import app as ledger_app
 from client.pack.command import pack
+from client.prediction.command import export_onnx, predict
 from client.studies import chosen_study
 from common import outbound
 from common.errors import EXIT_REFUSED, RunError
@@ -27,6 +29,8 @@ app.command()(gate_commands.approve)
 app.command()(gate_commands.verify)
 app.command()(pack)
 app.command()(evaluate)
+app.command()(predict)
+app.command()(export_onnx)
 
 ConnectionFile = Annotated[Path, typer.Option("--connection", help="The relay's settings.")]
 CONNECTION = Path("connection.toml")
@@ -66,11 +70,36 @@ def check(
             "--canary", help="Also plant a patient's name and search for it in all that leaves."
         ),
     ] = False,
+    data_report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write what is said of the data as a page, for this hospital alone."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of images to look at alone, with --protocol.")
+    ] = None,
+    protocol: Annotated[Path | None, typer.Option(help="The study to look at them for.")] = None,
+    hospital: Annotated[
+        str | None,
+        typer.Option(help="Whose they are, as in the protocol.", show_default="the folder's name"),
+    ] = None,
 ) -> None:
-    """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do."""
-    from client.check import findings, planted_canary, print_findings
+    """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do.
 
-    fine = print_findings(findings(site, connection))
+    With --data and --protocol the images alone: before anything else is set up here.
+    """
+    from client.check import DataLook, findings, planted_canary, print_findings
+
+    look = DataLook(data_report)
+    if (data is None) != (protocol is None):
+        raise typer.BadParameter("--data and --protocol belong together")
+    if data is not None and protocol is not None:
+        from client.data_check import findings_of_data
+
+        fine = print_findings(findings_of_data(data, protocol, hospital, look))
+    else:
+        fine = print_findings(findings(site, connection, look))
     if canary and not planted_canary(site):
         fine = False
     if not fine:
@@ -114,13 +143,17 @@ def report(
         str | None,
         typer.Option(help="Name or digest of one study.", show_default="all studies"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the statement.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for statement and report.")] = Path(),
 ) -> None:
-    """Write privacy-statement.md and .json: what ran and what is promised, from the ledger."""
+    """Write privacy-statement.md and .json, to be signed, and report.html for the hospital's own people.
+
+    From ledger, egress log and the scores that the vault kept: nothing is sent, no budget is spent.
+    """
     with reading(site) as (policy, ledger):
         names = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
         digest = chosen_study(study, names, "in the ledger", "the ledger holds")
-        from client.statement import statement_of  # loads torch, which takes seconds
+        from client.hospital_report.gathering import gather  # loads torch, which takes seconds
+        from client.hospital_report.page import write_report
         from client.statement_text import MARKDOWN, write_statement
 
         if not out.is_dir():
@@ -128,8 +161,13 @@ def report(
                 f"expected the folder {out} for the privacy statement and found none; make it, or "
                 f"choose another --out"
             )
-        write_statement(out, [statement_of(ledger, policy.hospital, digest)])
-        typer.echo(f"written: {out / MARKDOWN} and the same facts as .json")
+        found = gather(site, policy, ledger, digest)
+        write_statement(out, [found.statement])
+        page = write_report(out, found, datetime.now(UTC))
+    typer.echo(
+        f"written: {out / MARKDOWN} and the same facts as .json\n"
+        f"written: {page}, for this hospital alone: exact figures of your patients"
+    )
 
 
 def main() -> None:

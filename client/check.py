@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from http.client import HTTPException, HTTPSConnection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from client.connection import Connection, load_connection
-from client.data import PATCHES, SetAside, open_cohort
+from client.data import PATCHES, Cohort, SetAside, open_cohort
 from client.egress import large_enough
 from client.egress_log import EgressLog
 from client.ledger import Ledger
@@ -37,6 +37,9 @@ from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
 from common.metrics import patients_per_class
 from common.protocol import StudyProtocol, load_protocol
+
+if TYPE_CHECKING:
+    from client.data.survey import Survey
 
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
@@ -62,8 +65,15 @@ class Finding:
     in_log: str | None = None
 
 
-def findings(site: Path, connection_file: Path) -> Iterator[Finding]:
-    """Look at all of it, in a few seconds, and change nothing."""
+@dataclass(frozen=True)
+class DataLook:
+    """That the images are to be judged too, which takes seconds more, with a page at `report` or none."""
+
+    report: Path | None = None
+
+
+def findings(site: Path, connection_file: Path, look: DataLook | None = None) -> Iterator[Finding]:
+    """Look at all of it, in a few seconds, and change nothing; with `look` judge the images too."""
     policy: SitePolicy | None = None
     connection: Connection | None = None
     try:
@@ -81,7 +91,7 @@ def findings(site: Path, connection_file: Path) -> Iterator[Finding]:
             yield _checked(
                 "package", lambda: check_fit(policy, connection), "one hospital, one socket"
             )
-        yield from _study(site, policy)
+        yield from _study(site, policy, look)
         yield _ledger(policy)
         yield _approval(policy)
         yield _device(policy)
@@ -151,7 +161,7 @@ def _checked(what: str, look: Callable[[], object], good: str) -> Finding:
     return Finding(what, "good", good)
 
 
-def _study(site: Path, policy: SitePolicy) -> Iterator[Finding]:
+def _study(site: Path, policy: SitePolicy, look: DataLook | None) -> Iterator[Finding]:
     """The package's study, whether it is approved, and this hospital's patients as it sees them."""
     path, what = site.resolve().parent / PROTOCOL, "study protocol"
     try:
@@ -170,22 +180,56 @@ def _study(site: Path, policy: SitePolicy) -> Iterator[Finding]:
             "bad",
             f"'{protocol.study}' is not approved by this hospital: intramural-client approve {path}",
         )
-    yield _data(policy, protocol)
+    yield from data_findings(policy, protocol, look)
 
 
-def _data(policy: SitePolicy, protocol: StudyProtocol) -> Finding:
+def data_findings(
+    policy: SitePolicy, protocol: StudyProtocol, look: DataLook | None
+) -> Iterator[Finding]:
     """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
     apart: list[SetAside] = []
+    folder, images, pattern = policy.data, protocol.images, policy.patient_id_pattern
+    cache, surveyed = _patches_of(policy), None
     try:
-        cohort = open_cohort(
-            policy.data,
-            protocol.images,
-            policy.patient_id_pattern,
-            cache=_patches_of(policy),
-            set_aside=apart,
-        )
+        if look is None:
+            cohort = open_cohort(folder, images, pattern, cache=cache, set_aside=apart)
+        else:
+            from client.data.survey import survey
+
+            surveyed = survey(folder, images, pattern, cache=cache, set_aside=apart)
+            if surveyed.refusal is not None:
+                raise surveyed.refusal
+            cohort = surveyed.cohort
+        yield _patients(policy, protocol, cohort, apart)
     except IntramuralError as error:
-        return Finding("data", "bad", str(error), in_log=in_words(error))
+        yield Finding("data", "bad", str(error), in_log=in_words(error))
+    if look is not None:
+        yield _judged(policy, protocol, surveyed, apart, look)
+
+
+def _judged(
+    policy: SitePolicy,
+    protocol: StudyProtocol,
+    surveyed: "Survey | None",
+    apart: list[SetAside],
+    look: DataLook,
+) -> Finding:
+    from client.inspection.report import data_verdict  # loads torch, scikit-learn and matplotlib
+
+    what = "data for this study"
+    try:
+        verdict = data_verdict(policy, protocol, surveyed, apart, look.report)
+    except IntramuralError as error:
+        return Finding(what, "bad", str(error), in_log=in_words(error))
+    marks: dict[str, Verdict] = {"fit": "good", "fit with warnings": "look", "unfit": "bad"}
+    reasons = "".join(f"\n        {one.severity}: {one.said}" for one in verdict.reasons)
+    page = "" if look.report is None else f"\n        {look.report} says more; it stays here"
+    return Finding(what, marks[verdict.word], verdict.word + reasons + page, in_log=verdict.word)
+
+
+def _patients(
+    policy: SitePolicy, protocol: StudyProtocol, cohort: Cohort, apart: list[SetAside]
+) -> Finding:
     training, validation = len(cohort.training), cohort.validation
     nominal = protocol.hospital(policy.hospital).nominal_patients
     said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,21 @@ def scores_file(state: Path, study: str, after_round: int) -> Path:
 
 
 def keep_scores(state: Path, study: str, after_round: int, scores: Scores) -> None:
-    """Keep the exact scores for the hospital's own eyes; patients are ordinals, not identities."""
+    """Keep the exact scores for the hospital's own eyes.
+
+    Patients are ordinals, not identities, and so are series and findings where there are such.
+    """
     path = scores_file(state, study, after_round)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     buffer = io.BytesIO()
-    np.savez(buffer, score=scores.score, label=scores.label, patient=scores.patient)
+    columns: dict[str, Any] = {
+        "score": scores.score,
+        "label": scores.label,
+        "patient": scores.patient,
+    }
+    if scores.series is not None and scores.finding is not None:
+        columns |= {"series": scores.series, "finding": scores.finding}
+    np.savez(buffer, **columns)
     write_atomic(path, buffer.getvalue())
 
 
@@ -50,7 +61,11 @@ def kept_scores(state: Path, study: str, after_round: int) -> Scores:
         # Opened here, since NumPy leaves a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
             return Scores(
-                score=columns["score"], label=columns["label"], patient=columns["patient"]
+                score=columns["score"],
+                label=columns["label"],
+                patient=columns["patient"],
+                series=columns.get("series"),
+                finding=columns.get("finding"),
             )
     # NumPy and zipfile raise EOFError, TypeError, BadZipFile, zlib.error and others for damage.
     except Exception as error:

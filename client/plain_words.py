@@ -55,6 +55,27 @@ def _who(protocol: StudyProtocol, policy: SitePolicy) -> list[str]:
         f"{own.nominal_patients} training patients. This number is public, the true one is not.",
         f"Coordinator: {where.address if where else 'none, a rehearsal'}. A round closes with at "
         f"least {protocol.participation.quorum} hospitals.",
+        *_included(protocol),
+    ]
+
+
+def _included(protocol: StudyProtocol) -> list[str]:
+    if (wanted := protocol.inclusion) is None:
+        return []
+    said = []
+    if wanted.max_slice_thickness_mm is not None:
+        said.append(f"slices of at most {wanted.max_slice_thickness_mm:g} mm")
+    if wanted.max_pixel_spacing_mm is not None:
+        said.append(f"pixels of at most {wanted.max_pixel_spacing_mm:g} mm")
+    if wanted.kvp is not None:
+        said.append(f"{wanted.kvp[0]:g} to {wanted.kvp[1]:g} kV")
+    if wanted.from_year is not None:
+        said.append(f"CT of {wanted.from_year} or later")
+    if wanted.least_patients is not None:
+        said.append(f"hospitals with at least {wanted.least_patients} training patients")
+    return [
+        f"Meant for {', '.join(said)}. This excludes nobody: intramural-client check says what is "
+        f"outside of it, here alone."
     ]
 
 

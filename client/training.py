@@ -89,7 +89,13 @@ def evaluate(
             each = [torch.softmax(model(turned(images, k)), dim=1)[:, -1] for k in turns]
             scores.append(torch.stack(each).mean(0).cpu().double().numpy())
     score = np.nan_to_num(np.concatenate(scores), nan=0.5)
-    return Scores(score=score, label=patients.labels, patient=patients.patient_of_image)
+    return Scores(
+        score=score,
+        label=patients.labels,
+        patient=patients.patient_of_image,
+        series=patients.series,
+        finding=patients.finding,
+    )
 
 
 def train(

@@ -106,7 +106,7 @@ class Vault:
         answer: dict[str, Any],
     ) -> TrainReply | EvaluateReply:
         study, server_round, hospital = protocol.digest, request.round, self.policy.hospital
-        cohort = self._cohort(protocol.images)
+        cohort = self.cohort(protocol.images)
         execution = Execution.of(self.policy)
         stream = RandomStream.of(self.policy.noise_seed, study, hospital, server_round)
         model = load_model(protocol, request.arrays, execution.device)
@@ -130,7 +130,7 @@ class Vault:
         noise = spends["training"].noise_multiplier
         return TrainReply.model_validate({**answer, "noise_multiplier": noise, "arrays": update})
 
-    def _cohort(self, images: Images) -> Cohort:
+    def cohort(self, images: Images) -> Cohort:
         """The hospital's patients as a study's images, read once and kept in memory."""
         if images not in self._cohorts:
             pattern = self.policy.patient_id_pattern

@@ -18,9 +18,6 @@ from common.errors import DataError
 
 Floats = NDArray[np.float64]
 
-# Elements of one block of bootstrap weights (resamples x images): bounds memory at some 100 MB.
-BLOCK_ELEMENTS = 2_000_000
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -29,6 +26,9 @@ class Scores:
     score: (n,) float64 in 0..1, the probability of the positive class.
     label: (n,) int64, 0 or 1; 1 is the positive class.
     patient: (n,) int64 ordinals that group the images of a patient; meaningful in one hospital.
+    series, finding: (n,) int64 ordinals of the scan that an image was cut from and of what it shows,
+    so that several candidates of one nodule count once in an FROC curve. Both or neither; like
+    `patient` they stay with whoever holds the images.
 
     Accepts whatever numpy converts to these. DataError when lengths differ or a value is out of
     range; a non-finite score too, so a caller that evaluates private images maps one to 0.5 first:
@@ -38,6 +38,8 @@ class Scores:
     score: Floats
     label: NDArray[np.int64]
     patient: NDArray[np.int64]
+    series: NDArray[np.int64] | None = None
+    finding: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         columns: tuple[tuple[str, Any], ...] = (
@@ -45,11 +47,15 @@ class Scores:
             ("label", np.int64),
             ("patient", np.int64),
         )
+        if (self.series is None) != (self.finding is None):
+            raise DataError("series and finding must be given both or not at all")
+        if self.series is not None:
+            columns = (*columns, ("series", np.int64), ("finding", np.int64))
         for name, dtype in columns:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
-        shapes = (self.score.shape, self.label.shape, self.patient.shape)
+        shapes = [getattr(self, name).shape for name, _ in columns]
         if self.score.ndim != 1 or len(set(shapes)) != 1:
-            raise DataError(f"score, label and patient must be equally long, found {shapes}")
+            raise DataError(f"all columns of scores must be equally long, found {shapes}")
         if not np.all((self.score >= 0) & (self.score <= 1)):
             raise DataError("every score must be a number in 0..1")
         if not np.all((self.label == 0) | (self.label == 1)):
@@ -69,18 +75,28 @@ class Scores:
     def concatenate(parts: "list[Scores]") -> "Scores":
         """All images of `parts`, one per hospital; equal ordinals of two parts stay two patients.
 
-        Patients are renumbered 0, 1, ... in the order of the parts. No parts give no images.
+        Patients are renumbered 0, 1, ... in the order of the parts; series and findings too, where
+        all parts with images have them. No parts give no images.
         """
-        patient, offset = [np.empty(0, np.int64)], 0
-        for part in parts:
-            ordinal = np.unique(part.patient, return_inverse=True)[1]
-            patient.append(ordinal + offset)
-            offset += part.patients
+        known = all(part.series is not None for part in parts if part.score.size)
         return Scores(
             score=np.concatenate([np.empty(0), *(part.score for part in parts)]),
             label=np.concatenate([np.empty(0, np.int64), *(part.label for part in parts)]),
-            patient=np.concatenate(patient),
+            patient=_renumbered([part.patient for part in parts]),
+            series=_renumbered([part.series for part in parts]) if known else None,
+            finding=_renumbered([part.finding for part in parts]) if known else None,
         )
+
+
+def _renumbered(parts: "list[NDArray[np.int64] | None]") -> NDArray[np.int64]:
+    """The ordinals of all parts as 0, 1, ...; equal ones of two parts become two. None has none."""
+    columns, offset = [np.empty(0, np.int64)], 0
+    for part in parts:
+        if part is not None and part.size:
+            ordinal = np.unique(part, return_inverse=True)[1]
+            columns.append(ordinal + offset)
+            offset += int(ordinal.max()) + 1
+    return np.concatenate(columns)
 
 
 def patients_per_class(label: NDArray[np.int64], patient: NDArray[np.int64]) -> tuple[int, int]:
@@ -125,56 +141,3 @@ def roc_curve_points(scores: Scores) -> tuple[Floats, Floats] | None:
         return None
     false_positive, true_positive, _ = roc_curve(scores.label, scores.score)
     return false_positive.astype(np.float64), true_positive.astype(np.float64)
-
-
-def auroc_interval(
-    scores: Scores, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float] | None:
-    """Percentile interval of `auroc` by a bootstrap over patients, as (low, high) in 0..1.
-
-    Patients are drawn with replacement, each with all its images: images of a patient resemble
-    each other, and an interval over images would be too narrow (Field and Welsh, JRSS B 2007,
-    69:369). Drawing is done as multiplicity weights, AUROC is exact under them with ties half.
-    Resamples in which a class is absent are dropped, so with very few patients the interval is
-    conditional on both classes being drawn and says little. It covers the choice of patients,
-    not the choice of hospitals nor the randomness of training. The same seed gives the same
-    interval.
-
-    None with fewer than two patients, when a class is absent, or when every resample was dropped.
-    """
-    patients = scores.patients
-    if patients < 2 or not scores.both_classes:
-        return None
-    order = np.argsort(scores.score, kind="stable")
-    score = scores.score[order]
-    positive = scores.label[order] == 1
-    patient = np.unique(scores.patient, return_inverse=True)[1][order]
-    # First index of each run of equal scores: a run is one step of the ROC curve.
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(score) > 0]))
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK_ELEMENTS // score.size)
-    values: list[Floats] = []
-    for done in range(0, resamples, block):
-        rows = min(block, resamples - done)
-        drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=rows)
-        weight = drawn[:, patient].astype(np.float64)
-        negatives = np.add.reduceat(weight * ~positive, starts, axis=1)
-        positives = np.add.reduceat(weight * positive, starts, axis=1)
-        usable = (negatives.sum(axis=1) > 0) & (positives.sum(axis=1) > 0)
-        values.append(_auroc_of_counts(negatives[usable], positives[usable]))
-    kept = np.concatenate(values)
-    if kept.size == 0:
-        return None
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _auroc_of_counts(negatives: Floats, positives: Floats) -> Floats:
-    """AUROC (r,) of r weighted samples given as mass per score step, each (r, steps), rising score.
-
-    A positive beats the negatives of lower steps and half of those of its own (Mann-Whitney U).
-    """
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = negatives.sum(axis=1) * positives.sum(axis=1)
-    wins: Floats = np.einsum("rs,rs->r", positives, below) / pairs
-    return wins

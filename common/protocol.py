@@ -235,6 +235,32 @@ class Participation(_Section):
     retry_seconds: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300.0
 
 
+class Inclusion(_Section):
+    """Which CTs the study is meant for: `intramural-client check` counts what is outside of it.
+
+    It excludes nobody. Thickness is that of a slice, spacing the larger one of its pixels, `kvp` the
+    lowest and the highest tube voltage, kV, `from_year` the first year of acquisition;
+    `least_patients` is a hospital's number of training patients.
+    """
+
+    max_slice_thickness_mm: PositiveFloat | None = None
+    max_pixel_spacing_mm: PositiveFloat | None = None
+    kvp: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
+    from_year: Annotated[int, Field(ge=1970, le=2200)] | None = None
+    least_patients: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _states_something(self) -> "Inclusion":
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError("[inclusion] states nothing; give one of its keys, or leave it out")
+        if self.kvp is not None and self.kvp[0] > self.kvp[1]:
+            raise ValueError(
+                f"inclusion.kvp is from {self.kvp[0]:g} to {self.kvp[1]:g} but must be the lowest, "
+                f"then the highest"
+            )
+        return self
+
+
 class Coordinator(_Section):
     """Where hospitals find the coordinator of a deployment; a rehearsal has none.
 
@@ -281,6 +307,7 @@ class StudyProtocol(_Section):
     privacy: Privacy = Privacy()
     aggregation: Aggregation = Aggregation()
     participation: Participation
+    inclusion: Inclusion | None = None
     coordinator: Coordinator | None = None
     hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=10_000, strict=False)]
 

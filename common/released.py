@@ -23,6 +23,7 @@ from common.histogram import (
     bin_edges,
     steadied,
 )
+from common.temperature import Temperature, fitted, logit
 
 WANTED_SENSITIVITY = 0.90
 
@@ -79,13 +80,16 @@ class Reading:
     """All that a histogram says. `roc`: (false, true positive rate), each (bins + 1,), 0 to 1.
 
     `operating_point` has the highest threshold between bins with the wanted sensitivity, None when
-    only the threshold 0 has it.
+    only the threshold 0 has it. `temperature` is None where the noise leaves nothing to say (see
+    `common.temperature.fitted`); it was fitted to the patients whom the rest describes, so that what it
+    makes of their scores would flatter it.
     """
 
     auroc: Estimate
     roc: tuple[Floats, Floats]
     calibration: Calibration
     operating_point: OperatingPoint | None
+    temperature: Temperature | None
 
 
 def read(
@@ -96,9 +100,9 @@ def read(
 ) -> Reading | None:
     """What a (2, bins) histogram with noise `noise_std` per cell says; `others` as for `steadied`.
 
-    `prevalence`, between 0 and 1, is the share of positives at which calibration is stated. None when
-    there are too few patients to say, as for `auroc_of_histogram`. ValueError for what is no score
-    histogram.
+    `prevalence`, between 0 and 1, is the share of positives at which calibration and temperature are
+    stated; the temperature is that of this histogram alone. None when there are too few patients to
+    say, as for `auroc_of_histogram`. ValueError for what is no score histogram.
     """
     auroc = auroc_of_histogram(histogram, noise_std, others)
     if auroc is None:
@@ -110,6 +114,9 @@ def read(
         roc=(_share_above(negatives), _share_above(positives)),
         calibration=_calibration(negatives, positives, s, prevalence),
         operating_point=_operating_point(negatives, positives, s),
+        temperature=fitted(
+            *steadied(histogram, ()), logit(bin_centres(positives.size)), s, prevalence
+        ),
     )
 
 

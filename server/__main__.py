@@ -22,6 +22,7 @@ from common.protocol import load_protocol
 from common.refusing import refusing
 from common.supervisor import stop_when_told
 from server.home import Home, Stopped, Wanted
+from server.live.address import DEFAULT, offered
 from server.provision_commands import app as provision_app
 
 EXIT_INTERRUPTED = 130
@@ -56,8 +57,12 @@ def start(
             help="host:port of the public port.", show_default="0.0.0.0 and the protocol's port"
         ),
     ] = None,
+    page_at: Annotated[
+        str, typer.Option("--page", help="127.0.0.1:port or [::1]:port of the live page.")
+    ] = DEFAULT,
+    no_page: Annotated[bool, typer.Option("--no-page", help="No live page.")] = False,
 ) -> None:
-    """Start SuperLink, executor and gateway, and keep them alive until Ctrl-C or SIGTERM."""
+    """Start SuperLink, executor, gateway and live page, and keep them alive until Ctrl-C or SIGTERM."""
     from server.coordinator import check_home, run_coordinator
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -66,7 +71,32 @@ def start(
         check_home(where)
         at = load_protocol(where.protocol).coordinator
         port = at.port if at is not None else 9443
-        raise typer.Exit(run_coordinator(where, listen or f"0.0.0.0:{port}", stop_when_told()))
+        public, shown = listen or f"0.0.0.0:{port}", None
+        if not no_page:
+            shown, said = offered(page_at, public)
+            typer.echo(said)
+        raise typer.Exit(run_coordinator(where, public, stop_when_told(), shown))
+
+
+@app.command()
+def page(
+    home: HomeOption = HOME,
+    run_folder: Annotated[
+        Path | None,
+        typer.Option("--run", help="A rehearsal's run folder, in place of a coordinator's home."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(help="127.0.0.1:port or [::1]:port; nothing else.")
+    ] = DEFAULT,
+) -> None:
+    """Show how a study stands as a page that updates itself, read-only, until Ctrl-C.
+
+    `start` does so by itself; this is for where it does not, and for a rehearsal.
+    """
+    from server.live.command import show
+
+    with refusing():
+        show(Home(home.resolve()), run_folder, listen)
 
 
 @app.command()

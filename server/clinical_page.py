@@ -9,7 +9,7 @@ from common.clinical.evaluation import Evaluation
 from common.clinical.page import headline, sections
 from common.page_parts import absent, figure, table
 from server.clinical_plots import gain_svg
-from server.gain import Gain
+from server.gain import Gain, Pooled
 from server.page import auroc, count, listed
 
 FEW = "fewer than two patients of a class"
@@ -23,16 +23,18 @@ def clinical(found: Evaluation, classes: tuple[str, str]) -> str:
     return "".join(parts)
 
 
-def gained(gains: Sequence[Gain]) -> str:
+def gained(gains: Sequence[Gain], pooled: Pooled | None, *, private: bool) -> str:
     """Table and picture of the differences, and in words who gained beyond chance."""
     if not gains:
         return f"<p>{absent('No hospital trained alone in this run.')}</p>"
+    own = {} if pooled is None else pooled.own
     rows = [
         [
             escape(gain.hospital),
             f"{gain.patients:,}",
             auroc(gain.federated),
             auroc(gain.alone),
+            *([] if pooled is None else [auroc(own.get(gain.hospital))]),
             _difference(gain.own),
             _difference(gain.everybody),
         ]
@@ -43,19 +45,46 @@ def gained(gains: Sequence[Gain]) -> str:
         "Validation patients",
         "AUROC, federated",
         "AUROC, alone",
+        *([] if pooled is None else ["AUROC, all in one place"]),
         "Gain on its own patients",
         "Gain on everybody's patients",
     ]
-    svg = gain_svg(gains)
-    picture = "" if svg is None else figure(svg, "Gain in AUROC by hospital", _caption(gains))
-    return f"<p>{_who(gains)}</p>{picture}" + table(head, rows, "numbers")
+    svg = gain_svg(gains, pooled)
+    caption = _caption(gains, pooled)
+    picture = "" if svg is None else figure(svg, "Gain in AUROC by hospital", caption)
+    text = f"<p>{_who(gains)}</p>" + ("" if pooled is None else _one_place(pooled, private))
+    return f"{text}{picture}" + table(head, rows, "numbers")
 
 
-def _caption(gains: Sequence[Gain]) -> str:
+def _caption(gains: Sequence[Gain], pooled: Pooled | None) -> str:
+    last = "" if pooled is None else "; in the last row less that of all patients in one place"
     return (
-        "AUROC of the federated model less that of the hospital's own, on the same images; bars: 95 %, "
-        f"paired (DeLong, with the patient as the unit). Of {count(len(gains), 'hospital')} one may lie "
-        "apart from zero by chance."
+        f"AUROC of the federated model less that of the hospital's own{last}, on the same images; bars: "
+        f"95 %, paired (DeLong, with the patient as the unit). Of {count(len(gains), 'hospital')} one may "
+        "lie apart from zero by chance. A bar that leaves the picture goes on."
+    )
+
+
+def _one_place(pooled: Pooled, private: bool) -> str:
+    """What the walls cost: the federated model against one of all patients together."""
+    guarantee = (
+        "under the same protocol, with the same ε for each patient and the noise added once instead of "
+        "in each hospital"
+        if private
+        else "under the same protocol"
+    )
+    less = pooled.difference
+    said = "" if less is None else f"; federated less that is {_difference(less)}"
+    chance = ""
+    if less is not None and less.interval is not None:
+        low, high = less.interval
+        chance = " The difference is beyond chance (95 %)."
+        if low <= 0 <= high:
+            chance = " These patients cannot tell that from no difference."
+    return (
+        f"<p>One model of all hospitals' patients in one place, {guarantee}, reaches "
+        f"{auroc(pooled.auroc, pooled.interval)} on everybody's patients{said}.{chance} Only a rehearsal "
+        "can know: it holds all the data.</p>"
     )
 
 
@@ -70,7 +99,9 @@ def _who(gains: Sequence[Gain]) -> str:
         said.append(f"worse for {listed(worse)}")
     rest = len(gains) - len(better) - len(worse)
     if rest:
-        said.append(f"neither, as far as so few patients can tell, for {count(rest, 'hospital')}")
+        said.append(
+            f"neither better nor worse, as far as so few patients can tell, for {count(rest, 'hospital')}"
+        )
     return f"On a hospital's own patients the federated model is {'; '.join(said)}."
 
 

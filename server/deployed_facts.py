@@ -11,19 +11,27 @@ from common.released import Reading, read
 from server.checkpoint import RoundRecord
 from server.facts import HospitalFacts, ReportFacts, RoundFacts
 from server.home import Outcome
+from server.model_card import write_card
 from server.plots import write_tensorboard
 from server.report import write_report
 from server.spent import epsilon_stated
 from server.status import closed_rounds
+from server.tracking import write_mlflow
 
 
 def write_deployed_report(folder: Path) -> Path:
-    """Write report.html and TensorBoard's events of the run in `folder`; the report's path."""
-    facts = gather(
-        load_protocol(folder / "protocol.toml"), closed_rounds(folder), Outcome.load(folder)
-    )
+    """Write report, TensorBoard's events and MLflow's store of the run in `folder`; the report's path.
+
+    With its end come model card and checklist: before, the weights on disk may be those of an earlier
+    stop, and after a failure too.
+    """
+    outcome = Outcome.load(folder)
+    facts = gather(load_protocol(folder / "protocol.toml"), closed_rounds(folder), outcome)
     write_report(folder, facts)
+    if outcome is not None and outcome.stopped != "failed":
+        write_card(folder, facts)
     write_tensorboard(folder / "tensorboard", facts.rounds)
+    write_mlflow(folder, facts)
     return folder / "report.html"
 
 

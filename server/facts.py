@@ -13,7 +13,7 @@ from common.histogram import Estimate, Floats, Interval
 from common.protocol import StudyProtocol
 from common.released import Reading
 from server.checkpoint import RoundRecord
-from server.gain import Gain
+from server.gain import Gain, Pooled
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ class ReportFacts:
     the run ended early between two evaluations, and `judging` is the round that released its
     histograms. `closing` is what came after the last of `rounds`: the final evaluation, or a round that
     could not be closed.
-    `evaluation` is `pooled` as clinicians read it, `gains` what each hospital has from joining; both
-    need exact scores, the second local-only models too.
+    `evaluation` is `pooled` as clinicians read it, `gains` what each hospital has from joining,
+    `pooled_baseline` what one model of all patients in one place reaches; all need exact scores, the
+    second local-only models too and the third that model.
     `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
     """
 
@@ -142,6 +143,7 @@ class ReportFacts:
     judged_after: int | None = None
     evaluation: Evaluation | None = None
     gains: tuple[Gain, ...] = ()
+    pooled_baseline: Pooled | None = None
     judging: RoundFacts | None = None
     closing: RoundFacts | None = None
 

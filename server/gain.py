@@ -1,13 +1,15 @@
 """What each hospital gained by joining: the federated model against the one it trained alone.
 
-From exact scores, so in a rehearsal only. Both models see the same images, so the difference is a
-paired one, with a narrower interval than the two AUROCs have apart.
+And what all of them lose by not laying their patients together. From exact scores, so in a rehearsal
+only. Both models see the same images, so a difference is a paired one, with a narrower interval than
+the two AUROCs have apart.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.clinical.delong import Difference, auroc_difference
+from common.clinical.delong import Difference, auroc_difference, auroc_interval
+from common.histogram import Interval
 from common.metrics import Scores, auroc
 
 
@@ -26,6 +28,31 @@ class Gain:
     alone: float | None
     own: Difference | None
     everybody: Difference | None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The pooled baseline, one model of all hospitals' patients: AUROCs and what the federated one lacks.
+
+    `own` is on each hospital's own validation patients, `auroc` with `interval` on all of them;
+    `difference` is federated less pooled on all.
+    """
+
+    own: Mapping[str, float | None]
+    auroc: float | None
+    interval: Interval | None
+    difference: Difference | None
+
+
+def pooled_against(federated: Mapping[str, Scores], pooled: Mapping[str, Scores]) -> Pooled:
+    """Both models' scores on each hospital's validation patients, the same images in the same order."""
+    together = Scores.concatenate([pooled[name] for name in federated])
+    return Pooled(
+        own={name: auroc(scores) for name, scores in pooled.items()},
+        auroc=auroc(together),
+        interval=auroc_interval(together),
+        difference=auroc_difference(Scores.concatenate(list(federated.values())), together),
+    )
 
 
 def gains(

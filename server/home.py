@@ -20,7 +20,15 @@ Stopped = Literal[
     "finished", "quorum-missed", "mandatory-missing", "interrupted", "stopped", "failed"
 ]
 
-OUTCOME = "outcome.json"
+# Below the home.
+PROTOCOL = Path("protocol.toml")
+ROSTER = Path("roster.toml")
+CA_CERTIFICATE, CA_KEY = Path("ca/ca.crt"), Path("ca/ca.key")
+SERVER_CERTIFICATE, SERVER_KEY = Path("tls/server.crt"), Path("tls/server.key")
+INTERNAL_CERTIFICATE, INTERNAL_KEY = Path("tls/internal.crt"), Path("tls/internal.key")
+PACKAGES = Path("packages")
+
+OUTCOME = "outcome.json"  # below a run's folder
 Kind = TypeVar("Kind")
 
 
@@ -32,19 +40,19 @@ class Home:
 
     @property
     def protocol(self) -> Path:
-        return self.path / "protocol.toml"
+        return self.path / PROTOCOL
 
     @property
     def roster(self) -> Path:
-        return self.path / "roster.toml"
+        return self.path / ROSTER
 
     @property
     def ca(self) -> Path:
-        return self.path / "ca" / "ca.crt"
+        return self.path / CA_CERTIFICATE
 
     @property
     def tls(self) -> Path:
-        return self.path / "tls"
+        return self.path / SERVER_KEY.parent
 
     @property
     def superlink(self) -> Path:

@@ -5,7 +5,7 @@ released ones, read from the hospitals' noised histograms.
 """
 
 from common.histogram import PATIENT
-from common.page_parts import absent, figure, table
+from common.page_parts import absent, figure, table, with_interval
 from common.released import WANTED_SENSITIVITY, Reading
 from server.facts import UNREADABLE, ReportFacts
 from server.page import ONE_CLASS, auroc, count, estimate, listed, sigma, span
@@ -60,8 +60,17 @@ def calibration(facts: ReportFacts) -> str:
         f"{WANTED_SENSITIVITY:.2f}. It was chosen on these patients; on others it will do a little "
         "worse. Brier score: mean squared distance between score and label; calibration error: mean "
         f"distance between score and share of positives. Both are stated {_prevalence(facts)} and "
-        f"take a score for the centre of its bin. Released figures are read from {_histograms(facts)}"
+        f"take a score for the centre of its bin. Temperature: a score s stands for the probability "
+        "sigmoid(logit(s) / temperature), so above 1 scores are too extreme; it is fitted to these patients, "
+        "so what it makes of their scores would flatter it. "
+        f"Released figures are read from {_histograms(facts)}"
         + ("; exact ones from the same histograms without noise." if exact else ".")
+        + (
+            " All of them, the temperature too, are read from one release that the ledgers have charged: "
+            "reading more from it costs no ε."
+            if facts.private
+            else ""
+        )
     )
     return (
         picture
@@ -105,7 +114,15 @@ def _prevalence(facts: ReportFacts) -> str:
 
 def _column(reading: Reading | None) -> dict[str, str]:
     """The figures of one reading by the name of their row."""
-    names = ("AUROC", "Threshold", "Sensitivity", "Specificity", "Brier score", "Calibration error")
+    names = (
+        "AUROC",
+        "Threshold",
+        "Sensitivity",
+        "Specificity",
+        "Brier score",
+        "Calibration error",
+        "Temperature",
+    )
     if reading is None:
         return {name: absent(UNREADABLE) for name in names}
     point, quality = reading.operating_point, reading.calibration
@@ -118,8 +135,14 @@ def _column(reading: Reading | None) -> dict[str, str]:
         estimate(point.specificity if point else None, NO_THRESHOLD),
         f"{quality.brier:.3f}{noise}",
         absent("not above the noise") if error is None else f"{error:.3f}",
+        _temperature(reading),
     )
     return dict(zip(names, values, strict=True))
+
+
+def _temperature(reading: Reading) -> str:
+    found = reading.temperature
+    return absent(UNREADABLE) if found is None else with_interval(found.value, found.interval)
 
 
 def _histograms(facts: ReportFacts) -> str:

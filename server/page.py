@@ -47,11 +47,13 @@ thead th { font-weight: 600; border-bottom: 1.5px solid var(--ink); vertical-ali
   line-height: 1.25; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 .numbers th:not(:first-child), .numbers td { text-align: right; }
+.numbers tbody th { min-width: 5.5rem; }
 .numbers .interval { display: block; }
 .numbers .whole { white-space: nowrap; }
 .numbers .absent { display: inline-block; min-width: 5.5rem; }
 .words tbody th { width: 13rem; overflow-wrap: normal; }
 .words td { overflow-wrap: anywhere; }
+.figures tbody th { white-space: nowrap; }
 .rounds { width: auto; }
 .rounds th:not(:first-child), .rounds td { text-align: center; padding: .25rem .3rem;
   min-width: 1.9rem; }

@@ -44,15 +44,19 @@ from server.authority import (
     make_authority,
     pem,
 )
+from server.home import (
+    CA_CERTIFICATE,
+    CA_KEY,
+    INTERNAL_CERTIFICATE,
+    INTERNAL_KEY,
+    PACKAGES,
+    PROTOCOL,
+    ROSTER,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+)
 from server.package import write_package
 from server.roster import Member, Roster, change_roster, load_roster, roster_lock
-
-PROTOCOL = Path("protocol.toml")
-ROSTER = Path("roster.toml")
-CA_CERTIFICATE, CA_KEY = Path("ca/ca.crt"), Path("ca/ca.key")
-SERVER_CERTIFICATE, SERVER_KEY = Path("tls/server.crt"), Path("tls/server.key")
-INTERNAL_CERTIFICATE, INTERNAL_KEY = Path("tls/internal.crt"), Path("tls/internal.key")
-PACKAGES = Path("packages")
 
 DAYS = 397  # what browsers accept at most; a renewal a year keeps the way of doing it known
 _LOOPBACK = ("127.0.0.1", "localhost")

@@ -18,6 +18,7 @@ from common.protocol import load_protocol
 from common.refusing import refusing
 from server import provision
 from server.authority import certificate_fingerprint
+from server.home import CA_KEY, PACKAGES, PROTOCOL, ROSTER
 from server.roster import load_roster
 
 app = typer.Typer(
@@ -38,10 +39,10 @@ def init(
     """Make the coordinator's home: study CA, server certificates, an empty roster."""
     with refusing():
         provision.initialise(home, protocol)
-        study = load_protocol(home / provision.PROTOCOL)
+        study = load_protocol(home / PROTOCOL)
         typer.echo(
             f"made {home} for study '{study.study}', digest {study.digest}\n"
-            f"keep {home / provision.CA_KEY} secret: who has it can let anyone in\n"
+            f"keep {home / CA_KEY} secret: who has it can let anyone in\n"
             f"next: approve the hospitals ({', '.join(study.hospital_names)}) as their requests "
             f"arrive: intramural-server provision approve hospital.csr"
         )
@@ -75,7 +76,7 @@ def approve(
         ca = provision.certificates(home)["ca"]
         typer.echo(
             f"approved '{member.hospital}' until {member.expires:%Y-%m-%d}\n"
-            f"send the folder {home / provision.PACKAGES / member.hospital}; it holds no secret\n"
+            f"send the folder {home / PACKAGES / member.hospital}; it holds no secret\n"
             f"the hospital compares by telephone the CA's fingerprint {certificate_fingerprint(ca)}"
         )
 
@@ -101,7 +102,7 @@ def renew(
             typer.echo(f"renewed the coordinator's certificates until {until:%Y-%m-%d}")
             return
         member = provision.renew(home, hospital, days)
-        certificate = home / provision.PACKAGES / hospital / "hospital.crt"
+        certificate = home / PACKAGES / hospital / "hospital.crt"
         typer.echo(
             f"renewed '{hospital}' until {member.expires:%Y-%m-%d}\n"
             f"send {certificate}; it takes the place of the old one"
@@ -172,9 +173,9 @@ def overview(home: Path, now: datetime) -> dict[str, Any]:
 
     A hospital that has no access has null for all but its name and nominal cohort size.
     """
-    roster = load_roster(home / provision.ROSTER)
+    roster = load_roster(home / ROSTER)
     members = {member.hospital: member for member in roster.members}
-    study = load_protocol(home / provision.PROTOCOL)
+    study = load_protocol(home / PROTOCOL)
     # Who has access is shown, whatever became of the protocol since.
     cohorts = {hospital.name: hospital.nominal_patients for hospital in study.hospitals}
     cohorts |= {member.hospital: member.nominal_patients for member in roster.members}

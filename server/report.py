@@ -52,7 +52,8 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
             f"<section><h2>{t}</h2>{content}</section>" for t, content in sections.items()
         ),
         footer=f"Written by intramural, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. "
-        f"Study <code>{facts.protocol.digest}</code>",
+        f"Study <code>{facts.protocol.digest}</code>. With it belong <code>model_card.md</code> and "
+        f"<code>reporting-checklist.md</code>, which a run that has ended leaves in the same folder.",
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
@@ -65,7 +66,7 @@ def _clinical(facts: ReportFacts) -> dict[str, str]:
     if facts.evaluation is None:
         return {}
     return {
-        "What joining gained": gained(facts.gains),
+        "What joining gained": gained(facts.gains, facts.pooled_baseline, private=facts.private),
         "For the clinician": clinical(facts.evaluation, facts.protocol.images.classes),
     }
 
@@ -162,7 +163,7 @@ def _learning_curve(facts: ReportFacts) -> str:
     ]
     if any(r.pooled_auroc is not None for r in facts.rounds):
         parts.append(
-            "The band is a 95 % bootstrap interval over patients; every image counts once."
+            "The band is a 95 % interval over patients by DeLong's method; every image counts once."
         )
     if any(r.released_auroc is not None for r in facts.rounds):
         noise = "noised score histograms; noise alone moves it from round to round"
@@ -182,13 +183,14 @@ def _hospitals(facts: ReportFacts) -> str:
     head = ["Hospital", "Training patients (nominal)", "Validation patients", "AUROC, own patients"]
     if baselines:
         head += ["Alone: own patients", "Gain, own", "Alone: all patients", "Gain, all"]
+    head += ["One place: own patients"] * (facts.pooled_baseline is not None)
     head += ["σ"] * sigma + ["ε at δ"]
     rows = [_hospital_row(h, facts, baselines, sigma) for h in facts.hospitals]
     notes = []
     if facts.pooled is not None:
         notes.append(
             "AUROC of the final model on the hospital's own validation patients, with a 95 % "
-            "bootstrap interval over patients."
+            "interval over patients by DeLong's method, as everywhere in this report."
         )
     if baselines:
         notes.append(
@@ -196,6 +198,8 @@ def _hospitals(facts: ReportFacts) -> str:
             "patients” are the validation patients of all hospitals; gain is federated minus "
             "alone. A gain that is small against the interval may be chance."
         )
+    if facts.pooled_baseline is not None:
+        notes.append("“One place” is one model of all hospitals' patients together.")
     if sigma:
         notes.append("σ: standard deviation of the noise over the clipping norm.")
     if facts.private:
@@ -221,6 +225,8 @@ def _hospital_row(h: HospitalFacts, facts: ReportFacts, baselines: bool, sigma: 
         row.append(difference(h.auroc, h.local_only_auroc))
         row.append(auroc(h.local_only_pooled_auroc, why=why))
         row.append(difference(pooled, h.local_only_pooled_auroc))
+    if facts.pooled_baseline is not None:
+        row.append(auroc(facts.pooled_baseline.own.get(h.name)))
     if sigma:
         row.append("–" if h.noise_multiplier is None else f"{h.noise_multiplier:.3g}")
     if not facts.private:

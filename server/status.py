@@ -15,7 +15,7 @@ from common.protocol import StudyProtocol, load_protocol
 from server.checkpoint import RoundRecord
 from server.coordinator import running
 from server.flags import WORDS, rounds_flagged
-from server.home import Home, Outcome, Wanted
+from server.home import SERVER_CERTIFICATE, Home, Outcome, Wanted
 from server.page import runs
 from server.roster import load_roster
 from server.spent import epsilon_stated
@@ -31,7 +31,7 @@ def status(home: Home, *, epsilon: bool = True) -> dict[str, Any]:
         "run": None,
         "certificate_days_left": {
             "ca": days_left(load_certificate(home.ca), now),
-            "server": days_left(load_certificate(home.tls / "server.crt"), now),
+            "server": days_left(load_certificate(home.path / SERVER_CERTIFICATE), now),
         },
         "hospitals": {
             member.hospital: {
@@ -43,14 +43,14 @@ def status(home: Home, *, epsilon: bool = True) -> dict[str, Any]:
     }
     wanted = Wanted.load(home)
     if wanted is not None:
-        found["run"] = _run(home.runs / wanted.run, alive, found["hospitals"], epsilon)
+        found["run"] = run_status(home.runs / wanted.run, alive, found["hospitals"], epsilon)
     return found
 
 
-def _run(
+def run_status(
     folder: Path, alive: bool, hospitals: dict[str, dict[str, Any]], epsilon: bool
 ) -> dict[str, Any]:
-    """The run in `folder`; adds to each of `hospitals` what it does in it."""
+    """The run in `folder`, whether its coordinator is `alive`; adds what each of `hospitals` does in it."""
     protocol = load_protocol(folder / "protocol.toml")
     records = closed_rounds(folder)
     ended, now = Outcome.load(folder), _json(folder / "status.json")

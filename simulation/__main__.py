@@ -16,6 +16,8 @@ from client.policy import Device, Engine
 from common import outbound
 from common.errors import IntramuralError
 from common.refusing import refusing
+from simulation.convert.commands import app as convert_app
+from simulation.phantom_export.command import phantom_export
 
 EXIT_REFUSED = 2
 EXIT_QUORUM = 3
@@ -25,6 +27,8 @@ EXIT_INTERRUPTED = 130
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(convert_app, name="convert")
+app.command()(phantom_export)
 
 
 @app.callback(invoke_without_command=True)
@@ -55,7 +59,8 @@ def simulate(
         bool, typer.Option("--no-dp", help="No clipping and no noise: what privacy costs.")
     ] = False,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also train each hospital alone, for comparison.")
+        bool,
+        typer.Option("--baselines", help="Also train each hospital alone, and all in one place."),
     ] = False,
     backend: Annotated[
         str, typer.Option(help="local (in process) or ray (Flower's engine).")

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,23 +29,32 @@ class InProcess:
     Between relay and vault pass the bytes of a typed request and reply, as over a socket.
     """
 
-    def __init__(self, sites: Sequence[Path], threads: int) -> None:
+    def __init__(
+        self, sites: Sequence[Path], threads: int, vault: Callable[[Path], Vault] = vault_of
+    ) -> None:
         self._sites = list(sites)
         self._threads = threads
+        self._vault = vault
 
     def __call__(self, context: Context) -> Channel:
         torch.set_num_threads(self._threads)
-        return vault_of(self._sites[int(context.node_config["partition-id"])]).handle
+        return self._vault(self._sites[int(context.node_config["partition-id"])]).handle
 
 
-def run_local(run: Run, sites: Sequence[Path], *, transport: Transport = unchanged) -> None:
+def run_local(
+    run: Run,
+    sites: Sequence[Path],
+    *,
+    transport: Transport = unchanged,
+    vault: Callable[[Path], Vault] = vault_of,
+) -> None:
     """Carry `run` out in this process, as many hospitals at a time as there are cores.
 
     Small convolutions gain little from a second thread and lose much when other work is going on,
     so two hospitals side by side are faster than one after the other.
     """
     workers, threads = share_of_cores(len(sites))
-    app = make_app(InProcess(sites, threads))
+    app = make_app(InProcess(sites, threads, vault))
     grid = LocalGrid(app, len(sites), workers=workers, transport=transport)
     try:
         run.app()(grid, grid.context)

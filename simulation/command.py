@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from client.privacy.budget import protocol_noise
+from common.metrics import Scores
 from common.protocol import StudyProtocol
 from simulation.disturbance import too_much
 from simulation.live import LiveTable, Silent
@@ -16,9 +17,9 @@ from simulation.results import (
     LocalOnly,
     gather,
     judge_alone,
-    print_summary,
     write_files,
 )
+from simulation.summary import print_summary
 
 
 def carry_out(
@@ -34,9 +35,12 @@ def carry_out(
     with LiveTable(rehearsal, console) as table:
         outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
     local_only: dict[str, LocalOnly] = {}
+    pooled: dict[str, Scores] = {}
     if options.baselines and outcome.stopped == "finished":
         local_only = train_alone(rehearsal, console)
-    facts = gather(rehearsal, outcome, local_only)
+        console.print("pooled: training on all patients in one place ...", highlight=False)
+        pooled = rehearsal.scores_of(rehearsal.pooled(Silent()))
+    facts = gather(rehearsal, outcome, local_only, pooled)
     summary = write_files(rehearsal, facts)
     print_summary(console, rehearsal.folder, facts)
     if outcome.stopped == "quorum-missed":

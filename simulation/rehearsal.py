@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from client.data import PATCHES, open_cohort
+from client.data import PATCHES, Cohort, open_cohort
 from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
 from client.statement import Statement, statement_of
 from client.training import Execution, evaluate, load_model
+from client.vault import Vault
 from common.arrays import Arrays
 from common.errors import DataError, RunError
 from common.metrics import Scores
@@ -20,9 +22,12 @@ from server.app import FINAL_MODEL, Run
 from server.asking import Observer
 from server.beginning import INITIAL_MODEL, begin
 from server.rounds import Outcome
-from simulation.backends import run_local, run_ray
+from simulation.backends import run_local, run_ray, vault_of
 from simulation.hospitals import settle, with_roster
+from simulation.pooled import EverybodysVault
 from simulation.roll_call import POLL_SECONDS, roll_call
+
+POOLED = "pooled"  # the folder of the pooled baseline, and its hospital
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Rehearsal:
     sites: dict[str, Path]
     backend: str = "local"
     ray_address: str | None = None
+    vault: Callable[[Path], Vault] = vault_of  # in this process; on Ray always its own
 
     def carry_out(
         self,
@@ -49,7 +55,7 @@ class Rehearsal:
         if self.backend == "ray":
             run_ray(run, list(self.sites.values()), address=self.ray_address)
         else:
-            run_local(run, list(self.sites.values()))
+            run_local(run, list(self.sites.values()), vault=self.vault)
         if run.outcome is None:
             raise RunError("the ServerApp ended without an outcome; run again with --debug")
         return run.outcome
@@ -87,16 +93,19 @@ class Rehearsal:
         """Exact scores of any model of this study on every hospital's validation patients."""
         found = {}
         for name, policy in self.policies().items():
-            cohort = open_cohort(
-                policy.data,
-                self.protocol.images,
-                policy.patient_id_pattern,
-                cache=policy.state / PATCHES,
-            )
             device = Execution.of(policy).device
             model = load_model(self.protocol, arrays, device)
-            found[name] = evaluate(model, cohort.validation, self.protocol.evaluation, device)
+            patients = self._cohort(policy).validation
+            found[name] = evaluate(model, patients, self.protocol.evaluation, device)
         return found
+
+    def _cohort(self, policy: SitePolicy) -> Cohort:
+        return open_cohort(
+            policy.data,
+            self.protocol.images,
+            policy.patient_id_pattern,
+            cache=policy.state / PATCHES,
+        )
 
     def alone(self, hospital: str, observer: Observer) -> Arrays:
         """The model that `hospital` reaches without the others: same start, steps and guarantee.
@@ -106,24 +115,52 @@ class Rehearsal:
         """
         policy = load_policy(self.sites[hospital])
         nominal = self.protocol.hospital(hospital).nominal_patients
-        protocol = with_roster(self.protocol, {hospital: nominal})
         folder = self.folder / "local-only" / hospital
+        return self._what_if(folder, hospital, nominal, policy, vault_of, observer)
+
+    def pooled(self, observer: Observer) -> Arrays:
+        """The model that one hospital with all patients would reach: same start, steps and guarantee.
+
+        As for `alone`, a what-if with a ledger of its own, done once. The patients of all hospitals are
+        held in memory at once.
+        """
+        policies = list(self.policies().values())
+
+        @cache
+        def vault(site: Path) -> Vault:
+            return EverybodysVault(load_policy(site), [self._cohort(p) for p in policies])
+
+        everybody = sum(hospital.nominal_patients for hospital in self.protocol.hospitals)
+        folder = self.folder / POOLED
+        return self._what_if(folder, POOLED, everybody, policies[0], vault, observer)
+
+    def _what_if(
+        self,
+        folder: Path,
+        name: str,
+        nominal: int,
+        like: SitePolicy,
+        vault: Callable[[Path], Vault],
+        observer: Observer,
+    ) -> Arrays:
+        """What a study of one hospital, `name`, reaches in `folder`; its policy is as `like`."""
         model = folder / FINAL_MODEL
         if not model.exists():
+            protocol = with_roster(self.protocol, {name: nominal})
             sites = settle(
                 protocol,
                 folder / "hospitals",
-                {hospital: policy.data},
-                device=policy.device,
-                engine=policy.engine,
-                noise_seed=policy.noise_seed,
-                patient_id_pattern=policy.patient_id_pattern,
+                {name: like.data},
+                device=like.device,
+                engine=like.engine,
+                noise_seed=like.noise_seed,
+                patient_id_pattern=like.patient_id_pattern,
             )
             start = in_order(load_weights(self.folder / INITIAL_MODEL), self.protocol)
-            alone = Rehearsal(protocol, folder, sites)
+            alone = Rehearsal(protocol, folder, sites, vault=vault)
             outcome = alone.carry_out(observer, resume=True, initial=start)
             if outcome.stopped != "finished":
-                raise RunError(f"training at {hospital} alone ended with {outcome.stopped}")
+                raise RunError(f"training of the baseline '{name}' ended with {outcome.stopped}")
         return in_order(load_weights(model), self.protocol)
 
 

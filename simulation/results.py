@@ -1,4 +1,4 @@
-"""A finished rehearsal as facts: the report, the files in the run folder, the JSON and the summary."""
+"""A finished rehearsal as facts: the report, the files in the run folder and the JSON."""
 
 import json
 import math
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
-
 from client.statement import Statement
 from client.statement_text import write_statement
 from common.arrays import Arrays
+from common.clinical.delong import auroc_interval
 from common.clinical.evaluation import evaluate, groups_of
 from common.files import write_atomic
 from common.histogram import score_histogram
@@ -19,23 +17,22 @@ from common.messages import HISTOGRAM_BINS
 from common.metrics import (
     Scores,
     auroc,
-    auroc_interval,
     average_precision,
     roc_curve_points,
 )
 from common.released import Reading, read
 from server.checkpoint import RoundRecord
 from server.deployed_facts import released
-from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
-from server.gain import gains
+from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.gain import Pooled, gains, pooled_against
+from server.model_card import write_card
 from server.plots import write_tensorboard
 from server.report import write_report
 from server.rounds import Outcome
-from simulation.live import shown
+from server.tracking import write_mlflow
 from simulation.rehearsal import Rehearsal
 
 SHOWN_FROM = 10  # patients of a group in the report's tables
-TOO_WIDE = 0.5  # width of a released interval that still says something
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,16 @@ def judge_alone(rehearsal: Rehearsal, models: dict[str, Arrays]) -> dict[str, Lo
     return judged
 
 
-def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOnly]) -> ReportFacts:
-    """The facts of a run, finished or not: what the report, the JSON and the summary are made of."""
+def gather(
+    rehearsal: Rehearsal,
+    outcome: Outcome,
+    local_only: dict[str, LocalOnly],
+    pooled: dict[str, Scores] | None = None,
+) -> ReportFacts:
+    """The facts of a run, finished or not: what the report, the JSON and the summary are made of.
+
+    `pooled` are the exact scores of the pooled baseline on each hospital's validation patients.
+    """
     protocol = rehearsal.protocol
     judged_after, scores = _last_judged(rehearsal, outcome)
     together = Scores.concatenate(list(scores.values()))
@@ -104,6 +109,9 @@ def gather(rehearsal: Rehearsal, outcome: Outcome, local_only: dict[str, LocalOn
         judged_after=judged_after,
         evaluation=evaluate(together, SHOWN_FROM, groups_of(together, protocol.images.classes)),
         gains=gains(scores, {h: alone.scores for h, alone in local_only.items() if h in scores}),
+        pooled_baseline=pooled_against(scores, pooled)
+        if pooled and scores.keys() <= pooled.keys()
+        else None,
         judging=RoundFacts.of(judging) if judging else None,
         closing=RoundFacts.of(outcome.last),
     )
@@ -170,7 +178,7 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
             RoundFacts.of(
                 record,
                 pooled_auroc=auroc(scores),
-                pooled_interval=auroc_interval(scores, resamples=300),
+                pooled_interval=auroc_interval(scores),
                 released_auroc=reading.auroc if reading else None,
             )
         )
@@ -178,13 +186,15 @@ def _rounds(rehearsal: Rehearsal, outcome: Outcome) -> list[RoundFacts]:
 
 
 def write_files(rehearsal: Rehearsal, facts: ReportFacts) -> dict[str, Any]:
-    """Report, privacy statement, TensorBoard events and `summary.json`; returns the summary."""
+    """Report, model card, statement, events, MLflow's store and `summary.json`; returns the summary."""
     write_report(rehearsal.folder, facts)
+    write_card(rehearsal.folder, facts)
     write_tensorboard(rehearsal.folder / "tensorboard", facts.rounds)
     write_statement(rehearsal.folder, rehearsal.statements(), rehearsal=True)
     summary = as_json(rehearsal.folder, facts)
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_atomic(rehearsal.folder / "summary.json", text.encode())
+    write_mlflow(rehearsal.folder, facts)
     return summary
 
 
@@ -208,12 +218,14 @@ def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
             **_as_json("exact_by_patient_", pooled.by_patient if pooled else None),
         },
         "zero_shot": {"auroc": facts.zero_shot_auroc},
+        "pooled_baseline": _baseline_as_json(facts.pooled_baseline),
         "hospitals": {
             hospital.name: {
                 "auroc": hospital.auroc,
                 "auroc_ci": list(hospital.interval) if hospital.interval else None,
                 "local_only_auroc": hospital.local_only_auroc,
                 "local_only_pooled_auroc": hospital.local_only_pooled_auroc,
+                "pooled_baseline_auroc": _on_own(facts.pooled_baseline, hospital.name),
                 "epsilon": _finite(hospital.epsilon),
                 "delta": hospital.delta,
                 "accountant": hospital.accountant,
@@ -230,10 +242,26 @@ def as_json(folder: Path, facts: ReportFacts) -> dict[str, Any]:
     }
 
 
+def _baseline_as_json(found: Pooled | None) -> dict[str, Any]:
+    """The pooled baseline on all validation patients; all None when it was not trained."""
+    less = found.difference if found else None
+    return {
+        "auroc": found.auroc if found else None,
+        "auroc_ci": list(found.interval) if found and found.interval else None,
+        "federated_less_pooled": less.value if less else None,
+        "federated_less_pooled_ci": list(less.interval) if less and less.interval else None,
+    }
+
+
+def _on_own(found: Pooled | None, hospital: str) -> float | None:
+    return found.own.get(hospital) if found else None
+
+
 def _as_json(prefix: str, reading: Reading | None) -> dict[str, Any]:
     """The figures of a histogram; all None when noise leaves nothing to say."""
     calibration = reading.calibration if reading else None
     point = reading.operating_point if reading else None
+    heat = reading.temperature if reading else None
     sensitivity, specificity = (point.sensitivity, point.specificity) if point else (None, None)
     return {
         f"{prefix}auroc": reading.auroc.value if reading else None,
@@ -241,6 +269,8 @@ def _as_json(prefix: str, reading: Reading | None) -> dict[str, Any]:
         f"{prefix}prevalence": calibration.prevalence if calibration else None,
         f"{prefix}brier": calibration.brier if calibration else None,
         f"{prefix}calibration_error": calibration.expected_error if calibration else None,
+        f"{prefix}temperature": heat.value if heat else None,
+        f"{prefix}temperature_ci": list(heat.interval) if heat else None,
         f"{prefix}threshold": point.threshold if point else None,
         f"{prefix}sensitivity": sensitivity.value if sensitivity else None,
         f"{prefix}sensitivity_ci": list(sensitivity.interval) if sensitivity else None,
@@ -251,83 +281,3 @@ def _as_json(prefix: str, reading: Reading | None) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
-    """What a person takes away: who got what, what it cost, and where the files are."""
-    pooled = facts.pooled
-    table = Table(title="Result for each hospital", title_justify="left", show_edge=False)
-    for column in ("hospital", "patients", "AUROC (95 %)", "alone", "alone, pooled", "epsilon"):
-        side: JustifyMethod = "left" if column == "hospital" else "right"
-        table.add_column(column, justify=side, no_wrap=True)
-    for hospital in facts.hospitals:
-        table.add_row(
-            hospital.name,
-            str(hospital.nominal_patients),
-            with_interval(hospital.auroc, hospital.interval),
-            shown(hospital.local_only_auroc),
-            shown(hospital.local_only_pooled_auroc),
-            shown(hospital.epsilon, 2),
-        )
-    console.print(table)
-    if pooled is not None:
-        console.print(
-            f"pooled AUROC {with_interval(pooled.auroc, pooled.interval)}, average precision "
-            f"{shown(pooled.average_precision)}, before training {shown(facts.zero_shot_auroc)}; "
-            f"validation split by patient, every image counts, interval by patient bootstrap",
-            highlight=False,
-            soft_wrap=True,
-        )
-        released = facts.released
-        read_as = (
-            with_interval(released.auroc.value, released.auroc.interval) if released else UNREADABLE
-        )
-        low, high = released.auroc.interval if released else (0.0, 0.0)
-        vague = " (too noisy to say much)" if high - low > TOO_WIDE else ""
-        console.print(
-            f"released by the hospitals: AUROC {read_as}{vague}; every patient counts once in each "
-            f"class, interval for noise and patients",
-            highlight=False,
-            soft_wrap=True,
-        )
-    alone = [h.local_only_pooled_auroc for h in facts.hospitals if h.local_only_pooled_auroc]
-    if alone and pooled is not None:
-        console.print(
-            f"on the pooled validation patients: federated {shown(pooled.auroc)}, "
-            f"mean of the hospitals alone {shown(sum(alone) / len(alone))}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for sentence in facts.small_cohorts():
-        console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
-    console.print(
-        f"results: {folder}/report.html, privacy-statement.md, model.safetensors, summary.json",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    """ "0.912 (0.871–0.946)", or words where it is not defined."""
-    if value is None:
-        return "one class only"
-    return shown(value) + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
-
-
-def privacy_sentence(facts: ReportFacts) -> str:
-    """The guarantee of this run in one sentence, or that there is none."""
-    if not facts.private:
-        return "NO differential privacy in this run (mechanism = none)."
-    spent = [h for h in facts.hospitals if h.epsilon is not None]
-    if not spent:
-        return "Nothing was spent."
-    worst = max(spent, key=lambda h: h.epsilon or 0.0)
-    sentence = (
-        f"privacy: epsilon {worst.epsilon:.2f} at delta {worst.delta:g} at most, unit: patient, "
-        f"add/remove one, the larger of {worst.accountant} and {worst.second_accountant}, noise "
-        f"added at each hospital; validation patients have an account of their own"
-    )
-    if facts.noise_seeded:
-        sentence += ". TEST MODE: the noise came from a known seed, so nothing is private"
-    return sentence

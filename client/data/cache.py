@@ -24,7 +24,7 @@ from common.documents import Document, canonical_digest
 from common.files import atomic_file, write_atomic
 from common.protocol import Images
 
-_FORMAT = "intramural/ct-patches/1"  # another way to make patches has another number here
+_FORMAT = "intramural/ct-patches/2"  # another way to make patches has another number here
 _MOST_ENTRIES = 8  # studies with other image constants, and the folder as it was before
 _PART = 1 << 20  # bytes that are hashed at once
 
@@ -39,6 +39,8 @@ class StoredCohort:
     labels: npt.NDArray[np.int64]  # (N,)
     offsets: npt.NDArray[np.int64]  # (P + 1,): patient p owns offsets[p]:offsets[p + 1]
     training: int  # patients, 1..P
+    series: npt.NDArray[np.int64]  # (N,) ordinals, and those of the findings
+    finding: npt.NDArray[np.int64]
 
     def cohort(self, images: Images) -> Cohort:
         """The two sides. ValueError when the parts do not belong together."""
@@ -46,7 +48,15 @@ class StoredCohort:
             raise ValueError(f"{self.training} training patients of {len(self.offsets) - 1}")
         middle = int(self.offsets[self.training])
         sides = [
-            Patients(self.pixels[part], self.labels[part], offsets, images.mean, images.std)
+            Patients(
+                self.pixels[part],
+                self.labels[part],
+                offsets,
+                images.mean,
+                images.std,
+                self.series[part],
+                self.finding[part],
+            )
             for part, offsets in (
                 (slice(None, middle), self.offsets[: self.training + 1].copy()),
                 (slice(middle, None), self.offsets[self.training :] - middle),
@@ -64,6 +74,8 @@ class _Index(Document):
     labels: Numbers
     offsets: Numbers
     training: int
+    series: Numbers
+    finding: Numbers
 
 
 class PatchCache:
@@ -97,6 +109,8 @@ class PatchCache:
                 np.array(index.labels, np.int64),
                 np.array(index.offsets, np.int64),
                 index.training,
+                np.array(index.series, np.int64),
+                np.array(index.finding, np.int64),
             )
             return stored if _sha256(stored) == index.sha256 else None
         except (OSError, ValueError, IndexError, EOFError):
@@ -109,6 +123,8 @@ class PatchCache:
             labels=tuple(stored.labels.tolist()),
             offsets=tuple(stored.offsets.tolist()),
             training=stored.training,
+            series=tuple(stored.series.tolist()),
+            finding=tuple(stored.finding.tolist()),
         )
         with suppress(OSError, UnicodeEncodeError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +144,7 @@ class PatchCache:
 def _sha256(stored: StoredCohort) -> str:
     """64 hex digits; the pixels in parts, so that mapped ones are not held whole."""
     found = hashlib.sha256()
-    for array in (stored.labels, stored.offsets, stored.pixels):
+    for array in (stored.labels, stored.offsets, stored.series, stored.finding, stored.pixels):
         found.update(repr(array.shape).encode())
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         for start in range(0, len(flat), _PART):

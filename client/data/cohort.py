@@ -1,5 +1,6 @@
 """A hospital's patients in memory: their images and labels, and nothing that names them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ class Patients:
     offsets: npt.NDArray[np.int64]  # (P + 1,), from 0 to N, strictly increasing
     mean: float  # public constants of the protocol, in units of the full range 0..1
     std: float
+    # (N,) ordinals of the CT series that an image was cut from and of the finding that it shows;
+    # both None where the folder does not say.
+    series: npt.NDArray[np.int64] | None = None
+    finding: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.dtype not in (np.uint8, np.uint16) or self.pixels.ndim != 4:
@@ -35,8 +40,12 @@ class Patients:
             raise ValueError(f"{len(self.pixels)} images, {len(self.labels)} labels, {bounds}")
         if np.any(np.diff(self.offsets) < 1):
             raise ValueError("a patient without an image, or offsets that decrease")
-        for array in (self.pixels, self.labels, self.offsets):
-            array.setflags(write=False)
+        for ordinals in (self.series, self.finding):
+            if ordinals is not None and ordinals.shape != self.labels.shape:
+                raise ValueError(f"{len(self.labels)} images, ordinals {ordinals.shape}")
+        for array in (self.pixels, self.labels, self.offsets, self.series, self.finding):
+            if array is not None:
+                array.setflags(write=False)
 
     def __len__(self) -> int:
         """Number of patients, P."""
@@ -70,6 +79,27 @@ class Patients:
         import torch  # only who trains needs it: counting patients should take no seconds
 
         return torch.from_numpy(chosen)
+
+
+def series_and_findings(
+    named: Sequence[tuple[str, str, str]],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(N,) ordinals of N images' series and findings, from (patient, series, nodule) by name.
+
+    A patient's images of one series with the same nodule are of one finding. An image without ("",
+    or -1 as in LUNA16's lists) is a finding of its own.
+    """
+    series: dict[tuple[str, str], int] = {}
+    finding: dict[object, int] = {}
+    ordinals = [
+        (
+            series.setdefault((patient, of), len(series)),
+            finding.setdefault(at if nodule in ("", "-1") else (patient, of, nodule), len(finding)),
+        )
+        for at, (patient, of, nodule) in enumerate(named)
+    ]
+    first, second = np.array(ordinals, np.int64).reshape(-1, 2).T.copy()
+    return first, second
 
 
 @dataclass(frozen=True, eq=False, slots=True)

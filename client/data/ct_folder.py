@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.cache import PatchCache, StoredCohort
-from client.data.cohort import Cohort
+from client.data.cohort import Cohort, series_and_findings
 from client.data.findings import FINDINGS, Finding, read_findings
 from client.data.hounsfield import Slice
 from client.data.nifti import close_volumes
@@ -30,7 +30,7 @@ from common.protocol import CtPatches, Images
 
 Progress = Callable[[int, int], None]  # (done, total): files and findings
 
-_DECODED_SLICES = 32  # that are kept: neighbouring findings share them; 1 MB each at 512 x 512
+DECODED_SLICES = 32  # that are kept: neighbouring findings share them; 1 MB each at 512 x 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Placed:
     series: str
     volume: Volume
     mm: Points  # (3,)
+    nodule: str = ""
 
 
 def open_ct_folder(
@@ -51,8 +52,12 @@ def open_ct_folder(
     cache: Path | None,
     progress: Progress,
     set_aside: list[SetAside] | None,
+    used: list[Placed] | None = None,
 ) -> Cohort:
-    """All findings of one hospital as patches; see `open_cohort`, of which this is one layout."""
+    """All findings of one hospital as patches; see `open_cohort`, of which this is one layout.
+
+    A list `used` (with `set_aside`) gets the findings in the order of the patches.
+    """
     root = existing_folder(folder)
     ct = _asked_for(images)
     findings, text = read_findings(root, images)
@@ -65,7 +70,13 @@ def open_ct_folder(
         scanned = scan(root, listed, lambda done: progress(done, total), apart)
         placed = _placed(root, findings, scanned, images, apart)
         stored = _cut(
-            root, placed, images, ct, lambda done: progress(len(listed) + done, total), apart
+            root,
+            placed,
+            images,
+            ct,
+            lambda done: progress(len(listed) + done, total),
+            apart,
+            [] if used is None else used,
         )
         if kept is not None:
             kept.store(stored)
@@ -102,7 +113,7 @@ def _placed(
     set_aside: list[SetAside],
 ) -> list[Placed]:
     """The usable findings, sorted by patient, series, then row; DataError when they are no cohort."""
-    volumes = _volumes(scanned)
+    volumes = volumes_of(scanned)
     apart = {one.what: one.reason for one in set_aside}
     placed: list[Placed] = []
     seen: set[tuple[object, ...]] = set()
@@ -120,7 +131,7 @@ def _placed(
     return sorted(placed, key=lambda one: (one.patient_id, one.series))
 
 
-def _volumes(scanned: Scanned) -> dict[str, Volume | str]:
+def volumes_of(scanned: Scanned) -> dict[str, Volume | str]:
     """Each series by its UID, each NIfTI volume by its file, or why it cannot be used."""
     found: dict[str, Volume | str] = dict(scanned.volumes)
     for series, members in by_series(scanned.slices.values()).items():
@@ -137,7 +148,41 @@ def _place(
     volumes: dict[str, Volume | str],
     apart: dict[str, str],
 ) -> Placed:
-    """Where the finding lies. NotUsable when its series is missing, set aside or has no such slice."""
+    """As `place_of`, for a finding of a patient. NotUsable when nothing says of which."""
+    series, of, of_file = _volume_of(finding, scanned, volumes, apart)
+    patient_id = finding.patient_id or canonical_patient_id(of.slices[0].patient_id)
+    if not patient_id:
+        raise NotUsable("it has no patient id, nor have its files")
+    return Placed(
+        where=finding.where,
+        patient_id=patient_id,
+        label=finding.label,
+        series=series,
+        volume=of,
+        mm=_mm(finding, of, of_file),
+        nodule=finding.nodule,
+    )
+
+
+def place_of(
+    finding: Finding,
+    scanned: Scanned,
+    volumes: dict[str, Volume | str],
+    apart: dict[str, str],
+) -> tuple[str, Volume, Points]:
+    """Series (or file), volume and (3,) mm in it. NotUsable when that is missing, set aside or has no
+    such slice; `apart` says why a file is, by its name."""
+    series, of, of_file = _volume_of(finding, scanned, volumes, apart)
+    return series, of, _mm(finding, of, of_file)
+
+
+def _volume_of(
+    finding: Finding,
+    scanned: Scanned,
+    volumes: dict[str, Volume | str],
+    apart: dict[str, str],
+) -> tuple[str, Volume, Slice | None]:
+    """Series (or file), its volume and the slice that the finding names as a file."""
     series, of_file = finding.series, None
     if finding.file is not None:
         if finding.file in apart:
@@ -151,17 +196,7 @@ def _place(
         raise NotUsable("its series is not among the usable files")
     if isinstance(of, str):
         raise NotUsable(of)
-    patient_id = finding.patient_id or canonical_patient_id(of.slices[0].patient_id)
-    if not patient_id:
-        raise NotUsable("it has no patient id, nor have its files")
-    return Placed(
-        where=finding.where,
-        patient_id=patient_id,
-        label=finding.label,
-        series=str(series),
-        volume=of,
-        mm=_mm(finding, of, of_file),
-    )
+    return str(series), of, of_file
 
 
 def _mm(finding: Finding, of: Volume, of_file: Slice | None) -> Points:
@@ -224,13 +259,16 @@ def _cut(
     ct: CtPatches,
     progress: Callable[[int], None],
     set_aside: list[SetAside],
+    usable: list[Placed],
 ) -> StoredCohort:
-    """The patches of `placed`, training patients first. `progress` is told how many are done."""
+    """The patches of `placed`, training patients first; `usable`, an empty list, gets their findings.
+
+    `progress` is told how many are done.
+    """
     fraction = images.validation_fraction
     ordered = sorted(placed, key=lambda one: is_validation_patient(one.patient_id, fraction))
-    hu = lru_cache(_DECODED_SLICES)(_hu)
+    hu = lru_cache(DECODED_SLICES)(_hu)
     pixels = np.empty((len(placed), images.size, images.size, images.channels), np.uint16)
-    usable: list[Placed] = []
     for done, one in enumerate(ordered, 1):
         try:
             pixels[len(usable)] = ct_patch(one.volume, one.mm, images, ct, hu)
@@ -244,9 +282,14 @@ def _cut(
         (patient, len(list(group)))
         for patient, group in groupby(usable, key=lambda one: one.patient_id)
     ]
+    series, finding = series_and_findings(
+        [(one.patient_id, one.series, one.nodule) for one in usable]
+    )
     return StoredCohort(
         pixels=pixels[: len(usable)],
         labels=np.array([one.label for one in usable], np.int64),
         offsets=np.cumsum([0, *(count for _, count in patients)], dtype=np.int64),
         training=sum(not is_validation_patient(patient, fraction) for patient, _ in patients),
+        series=series,
+        finding=finding,
     )

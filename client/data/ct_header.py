@@ -5,6 +5,8 @@ raises NotUsable where they are not those of a CT slice. Text that begins with P
 """
 
 import math
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,16 @@ ALLOWED = {
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
+    "StudyDate": 0x00080020,
+    "AcquisitionDate": 0x00080022,
     "Modality": 0x00080060,
+    "Manufacturer": 0x00080070,
+    "ManufacturerModelName": 0x00081090,
     "PatientID": 0x00100020,
     "SliceThickness": 0x00180050,
+    "KVP": 0x00180060,
+    "ConvolutionKernel": 0x00181210,
+    "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
     "InstanceNumber": 0x00200013,
     "ImagePositionPatient": 0x00200032,
@@ -47,6 +56,23 @@ ALLOWED = {
 Values = dict[str, Any]
 Vector = tuple[float, float, float]
 
+_MOST_LETTERS = 64  # of a long string (PS3.5 6.2)
+_YEAR = re.compile(r"((?:19|20)\d\d)\d{4}")  # of a date, which has eight digits
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """How a slice was made, as its file says; None where it says nothing that can be used.
+
+    For the data report alone: nothing of it reaches a cohort. Of the dates only a year is kept.
+    """
+
+    maker: str | None
+    model: str | None
+    kernel: str | None
+    kvp: float | None  # kV
+    year: int | None  # of acquisition, or else of the study
+
 
 def check_kind(values: Values) -> None:
     """NotUsable unless it is one slice of a CT whose numbers are intensities."""
@@ -58,10 +84,12 @@ def check_kind(values: Values) -> None:
         raise NotUsable("it is a localizer, not a slice")
     if values["BurnedInAnnotation"] == "YES":
         raise NotUsable("it says that text is burned into its pixels")
-    # The standard lets MONOCHROME1 change the display alone (PS3.3 C.7.6.3.1.2), but who writes it
-    # for a CT has often inverted the numbers too, and nothing in the file tells which.
-    if values["PhotometricInterpretation"] != "MONOCHROME2" or values["SamplesPerPixel"] != 1:
-        raise NotUsable("it is not MONOCHROME2")
+    # MONOCHROME1 changes the display alone (PS3.3 C.7.6.3.1.2): its numbers are Hounsfield units as
+    # they stand. A writer that inverted them too breaks the standard, and the data report's distance
+    # from the phantom shows it (client/inspection/drift.py).
+    grey = values["PhotometricInterpretation"] in ("MONOCHROME1", "MONOCHROME2")
+    if not grey or values["SamplesPerPixel"] != 1:
+        raise NotUsable("it is not in shades of grey")
     stored = int(values["BitsStored"])
     if values["BitsAllocated"] != 16 or not 8 <= stored <= 16 or values["HighBit"] != stored - 1:
         raise NotUsable("its pixels are not 8 to 16 bits in words of 16")
@@ -104,6 +132,32 @@ def geometry(
 def _vector(three: npt.NDArray[np.float64]) -> Vector:
     x, y, z = three.tolist()
     return x, y, z
+
+
+def acquisition(values: Values) -> Acquisition:
+    years = (_YEAR.fullmatch(str(values[date])) for date in ("AcquisitionDate", "StudyDate"))
+    return Acquisition(
+        maker=_words(values["Manufacturer"]),
+        model=_words(values["ManufacturerModelName"]),
+        kernel=_words(values["ConvolutionKernel"]),
+        kvp=_kilovolt(values["KVP"]),
+        year=next((int(year[1]) for year in years if year), None),
+    )
+
+
+def _words(value: object) -> str | None:
+    """The value, or the several, on one line; None for control characters or an endless text."""
+    parts = [str(part) for part in np.atleast_1d(np.array(value, object)) if part is not None]
+    text = " ".join(" ".join(parts).split())
+    return text if text.isprintable() and 0 < len(text) <= _MOST_LETTERS else None
+
+
+def _kilovolt(value: object) -> float | None:
+    try:
+        voltage = float(str(value))
+    except ValueError:
+        return None
+    return voltage if 1 <= voltage <= 1000 else None
 
 
 def scale(values: Values) -> tuple[float, float]:

@@ -25,7 +25,9 @@ from client.data.codestream import decodable, decode
 from client.data.ct_header import (
     ALLOWED,
     MAX_SIDE,
+    Acquisition,
     Vector,
+    acquisition,
     check_kind,
     geometry,
     padding,
@@ -62,6 +64,7 @@ class CtSlice:
     path: Path
     patient_id: str  # as in the file; may be empty
     series: str
+    study: str | None  # StudyInstanceUID
     instance: str
     number: int | None  # InstanceNumber: what a viewer shows
     shape: tuple[int, int]  # rows, columns
@@ -78,6 +81,7 @@ class CtSlice:
     syntax: str
     pixels_at: int  # where the pixels begin in the file, bytes
     pixel_bytes: int | None  # None: compressed, to the end of the file
+    acquisition: Acquisition
 
     def hu(self) -> npt.NDArray[np.float32]:
         """(rows, columns) in HU, padding as air. NotUsable when the pixels cannot be had."""
@@ -154,6 +158,7 @@ def _read(path: Path, file: BinaryIO) -> CtSlice:
         path=path,
         patient_id=str(values["PatientID"] or ""),
         series=uid(values["SeriesInstanceUID"], "series"),
+        study=str(values["StudyInstanceUID"] or "")[:64] or None,
         instance=uid(values["SOPInstanceUID"], "instance"),
         number=None if values["InstanceNumber"] in (None, "") else int(values["InstanceNumber"]),
         shape=shape,
@@ -170,6 +175,7 @@ def _read(path: Path, file: BinaryIO) -> CtSlice:
         syntax=syntax,
         pixels_at=pixels_at,
         pixel_bytes=needed if syntax in _NATIVE else None,
+        acquisition=acquisition(values),
     )
 
 

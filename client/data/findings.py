@@ -19,6 +19,7 @@ _MM = ("x", "y", "z")
 _PIXELS = ("row", "column")
 _SLICE = "slice"
 _OF = ("series_uid", "file")
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,17 @@ class Finding:
     mm: tuple[float, float, float] | None  # patient coordinates (LPS), or
     pixel: tuple[float, float] | None  # row, column from 0, the middle of the first pixel
     number: int | None  # ... and, with `series`, InstanceNumber of their slice
-    label: int  # index of images.classes
+    label: int  # index of images.classes, or UNLABELLED
     patient_id: str  # canonical; empty: as in the DICOM files
+    nodule: str = (
+        ""  # of the column nodule_id: rows of a series that have the same show one finding
+    )
 
 
-def read_findings(root: Path, images: Images) -> tuple[list[Finding], bytes]:
+def read_findings(root: Path, images: Images | None) -> tuple[list[Finding], bytes]:
     """All rows of `root`/findings.csv in their order, and the file's bytes.
+
+    Without `images` the findings are to be predicted: they need no label, and none is read.
 
     The place of a finding is x, y, z, or row and column with, for a series, `slice`
     (InstanceNumber); without one it is the middle of the series, or of what is in the file. DataError
@@ -53,13 +59,13 @@ def read_findings(root: Path, images: Images) -> tuple[list[Finding], bytes]:
     return list(_rows(data, images)), data
 
 
-def _rows(data: bytes, images: Images) -> Iterator[Finding]:
+def _rows(data: bytes, images: Images | None) -> Iterator[Finding]:
     try:
         # "-sig": spreadsheets put a byte-order mark before the first column's name.
         text = data.decode("utf-8-sig")
         # strict: a quote that is never closed would otherwise swallow all rows after it.
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        _check_columns(reader.fieldnames or ())
+        _check_columns(reader.fieldnames or (), labelled=images is not None)
         for row in reader:
             where = f"{FINDINGS} row {reader.line_num}"
             check_cells(row, len(reader.fieldnames or ()), where)
@@ -71,16 +77,17 @@ def _rows(data: bytes, images: Images) -> Iterator[Finding]:
         ) from error
 
 
-def _check_columns(found: Sequence[str]) -> None:
+def _check_columns(found: Sequence[str], *, labelled: bool) -> None:
     known = (*_OF, *_MM, *_PIXELS, _SLICE, "label", "patient_id")
     for column in known:
         if found.count(column) > 1:
             raise DataError(
                 f"{FINDINGS}: expected one column {column!r}, found {found.count(column)}; take one out"
             )
-    if "label" not in found or sum(column in found for column in _OF) != 1:
+    if (labelled and "label" not in found) or sum(column in found for column in _OF) != 1:
+        wanted = "the columns 'label' and one of" if labelled else "one of the columns"
         raise DataError(
-            f"{FINDINGS}: expected the columns 'label' and one of {' and '.join(_OF)}, found "
+            f"{FINDINGS}: expected {wanted} {' and '.join(_OF)}, found "
             f"{', '.join(map(repr, found)) or 'an empty file'}; name them in the first row"
         )
     in_mm, in_pixels = (
@@ -100,8 +107,8 @@ def _check_columns(found: Sequence[str]) -> None:
         )
 
 
-def _finding(row: dict[str, str], images: Images, where: str) -> Finding:
-    if row["label"] not in images.classes:
+def _finding(row: dict[str, str], images: Images | None, where: str) -> Finding:
+    if images is not None and row["label"] not in images.classes:
         raise DataError(
             f"{where}: expected one of the classes {', '.join(images.classes)}, found "
             f"{row['label']!r}; correct it, or images.classes of the study protocol"
@@ -118,8 +125,9 @@ def _finding(row: dict[str, str], images: Images, where: str) -> Finding:
         mm=(mm[0], mm[1], mm[2]) if mm else None,
         pixel=(pixel[0], pixel[1]) if pixel else None,
         number=int(pixel[2]) if len(pixel) == 3 else None,
-        label=images.classes.index(row["label"]),
+        label=UNLABELLED if images is None else images.classes.index(row["label"]),
         patient_id=canonical_patient_id(row.get("patient_id", "")),
+        nodule=row.get("nodule_id", ""),
     )
 
 

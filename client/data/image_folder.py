@@ -1,8 +1,8 @@
 """A hospital's folder of PNG, JPEG or TIFF images, or of CT series -> its cohort.
 
-Three layouts: `manifest.csv` with the columns image, label, patient_id (and, if wanted, split);
-else `findings.csv` beside DICOM files (client/data/ct_folder.py); else one sub-folder per class with
-the patient's id in the file names, found by a pattern.
+Three layouts: `manifest.csv` with the columns image, label, patient_id (and, if wanted, split, series_uid,
+nodule_id); else `findings.csv` beside DICOM files (client/data/ct_folder.py); else one sub-folder per class
+with the patient's id in the file names, found by a pattern.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from client.data.cohort import Cohort, Patients, Pixels
+from client.data.cohort import Cohort, Patients, Pixels, series_and_findings
 from client.data.findings import FINDINGS
 from client.data.listing import MANIFEST, ListedImage, list_images
 from client.data.paths import existing_folder, subfolders
@@ -44,15 +44,15 @@ def open_cohort(
     cohort; in the folder `cache` patches are kept for the next opening; with a list `set_aside` all is
     read anew and what was left out is appended, by name; `progress` is told (done, total) meanwhile.
     """
-    if _has_ct(folder):
+    if has_ct(folder):
         from client.data.ct_folder import open_ct_folder  # loads pydicom and scipy
 
         told = progress or (lambda _done, _total: None)
         return open_ct_folder(folder, images, cache, told, set_aside)
     listed = list_images(folder, images, patient_id_pattern)
     return Cohort(
-        training=_load([image for image in listed if not image.validation], images),
-        validation=_load([image for image in listed if image.validation], images),
+        training=load_images([image for image in listed if not image.validation], images),
+        validation=load_images([image for image in listed if image.validation], images),
     )
 
 
@@ -64,7 +64,7 @@ def count_patients(
     For the nominal cohort sizes of a rehearsal. DataError as for `open_cohort`, except for what
     only decoding shows.
     """
-    if _has_ct(folder):
+    if has_ct(folder):
         from client.data.ct_folder import count_ct_patients
 
         return count_ct_patients(folder, images)
@@ -82,7 +82,7 @@ def hospital_folders(root: Path) -> dict[str, Path]:
     found = {
         path.name: path
         for path in subfolders(existing_folder(root))
-        if os.path.lexists(path / MANIFEST) or _has_ct(path) or subfolders(path)
+        if os.path.lexists(path / MANIFEST) or has_ct(path) or subfolders(path)
     }
     if not found:
         raise DataError(
@@ -101,18 +101,23 @@ def hospital_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _has_ct(folder: Path) -> bool:
+def has_ct(folder: Path) -> bool:
     return os.path.lexists(folder / FINDINGS) and not os.path.lexists(folder / MANIFEST)
 
 
-def _load(listed: list[ListedImage], images: Images) -> Patients:
+def load_images(listed: list[ListedImage], images: Images) -> Patients:
     """`listed`, sorted by patient, as Patients; 16-bit when any of the images is."""
     pixels: Pixels = np.empty((len(listed), images.size, images.size, images.channels), np.uint8)
     for index, image in enumerate(listed):
         one = read_pixels(image.path, images, image.where)
         if one.dtype == np.uint16 and pixels.dtype == np.uint8:
-            pixels = _promoted(pixels)
-        pixels[index] = _promoted(one) if one.dtype != pixels.dtype else one
+            pixels = promoted(pixels)
+        pixels[index] = promoted(one) if one.dtype != pixels.dtype else one
+    series, finding = None, None
+    if listed and all(image.series for image in listed):
+        series, finding = series_and_findings(
+            [(image.patient_id, image.series, image.nodule) for image in listed]
+        )
     images_of_patient = [
         len(list(group)) for _, group in groupby(listed, key=lambda image: image.patient_id)
     ]
@@ -122,9 +127,11 @@ def _load(listed: list[ListedImage], images: Images) -> Patients:
         offsets=np.cumsum([0, *images_of_patient], dtype=np.int64),
         mean=images.mean,
         std=images.std,
+        series=series,
+        finding=finding,
     )
 
 
-def _promoted(pixels: Pixels) -> Pixels:
+def promoted(pixels: Pixels) -> Pixels:
     """8-bit pixels as 16-bit ones, exactly: v / 255 = 257 v / 65535."""
     return pixels.astype(np.uint16) * np.uint16(257)

@@ -20,6 +20,7 @@ MAX_MANIFEST_BYTES = 64 << 20  # more than half a million rows
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _COLUMNS = ("image", "label", "patient_id")
 _SPLIT = "split"
+_SERIES, _NODULE = "series_uid", "nodule_id"
 _SIDES = ("training", "validation")
 
 
@@ -32,18 +33,25 @@ class ListedImage:
     patient_id: str  # canonical
     validation: bool
     where: str  # how an error names it: the manifest and row, or the file
+    series: str = ""  # of the columns series_uid and nodule_id, where there are such
+    nodule: str = ""
 
 
 def list_images(folder: Path, images: Images, patient_id_pattern: str | None) -> list[ListedImage]:
     """All images of one hospital, sorted by patient id, then path; DataError when unusable."""
+    listed = list_rows(folder, images, patient_id_pattern)
+    check_whole(existing_folder(folder), listed, images)
+    return listed
+
+
+def list_rows(folder: Path, images: Images, patient_id_pattern: str | None) -> list[ListedImage]:
+    """As `list_images`, without `check_whole`: each row is right by itself."""
     root = existing_folder(folder)
     if os.path.lexists(root / MANIFEST):
         found = _from_manifest(root, images)
     else:
         found = _from_class_folders(root, images, patient_id_pattern)
-    listed = list(_each_once(found))
-    _check_whole(root, listed, images)
-    return sorted(listed, key=lambda image: (image.patient_id, image.path))
+    return sorted(_each_once(found), key=lambda image: (image.patient_id, image.path))
 
 
 def _from_manifest(root: Path, images: Images) -> Iterator[ListedImage]:
@@ -119,6 +127,8 @@ def _from_row(row: dict[str, str], root: Path, images: Images, where: str) -> Li
         patient_id=patient_id,
         validation=validation,
         where=where,
+        series=row.get(_SERIES, "").strip(),
+        nodule=row.get(_NODULE, "").strip(),
     )
 
 
@@ -194,7 +204,7 @@ def _each_once(found: Iterator[ListedImage]) -> Iterator[ListedImage]:
         yield image
 
 
-def _check_whole(root: Path, listed: list[ListedImage], images: Images) -> None:
+def check_whole(root: Path, listed: list[ListedImage], images: Images) -> None:
     """DataError for what only shows over all images together."""
     if not listed:
         raise DataError(f"{root}: expected images, found none; list or copy them into the folder")

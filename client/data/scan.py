@@ -3,9 +3,10 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.data.ct_header import Acquisition
 from client.data.dicom import CtSlice, read_slice
 from client.data.findings import FINDINGS
 from client.data.nifti import SUFFIXES, read_nifti
@@ -90,6 +91,7 @@ def scan(
     """
     found = Scanned({}, {})
     instances: set[str] = set()
+    acquisitions: dict[Acquisition, Acquisition] = {}
     for done, file in enumerate(listed, 1):
         try:
             _check_plain(file)
@@ -100,7 +102,9 @@ def scan(
                 if one.instance in instances:
                     raise NotUsable("it is a copy of another file")
                 instances.add(one.instance)
-                found.slices[file.name] = one
+                # A CT's hundreds of slices say the same: one copy of it.
+                same = acquisitions.setdefault(one.acquisition, one.acquisition)
+                found.slices[file.name] = replace(one, acquisition=same)
         except NotUsable as reason:
             set_aside.append(SetAside(file.name, str(reason)))
         progress(done)

@@ -6,17 +6,19 @@ rarer, the same score means less. Images count once; intervals take the patient 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from common.clinical.figures import Share, between, by_patient, halves, share
 from common.histogram import Interval, Z
 from common.metrics import Floats, Scores
+from common.temperature import logit, sigmoid
+
+Kind = TypeVar("Kind")
 
 MOST_BINS, PATIENTS_PER_BIN = 10, 10
-LARGEST_LOGIT = 16.0  # where a float32 sigmoid becomes 1
 CHANCE_DRAWS = 200
 
 
@@ -86,18 +88,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Temperature:
-    """logit / `value` fitted on one half of the patients (Guo et al., ICML 2017), judged on the other.
+class Scaling:
+    """The temperature `value`, fitted on one half of the patients and judged on the other.
 
-    Above 1 it takes scores back towards one half. Before and after: mean negative log-likelihood
-    (nats), Brier score and expected calibration error on the `patients` of the other half.
+    (`common.temperature`; by maximum likelihood, as in Guo et al., ICML 2017.) `interval` is the 95 % one
+    by the sandwich over patients, None where it has no upper end. Before and after, on the `patients` of
+    the other half: mean negative log-likelihood (nats), Brier score, expected calibration error, and the
+    `reliability` in bins of the same images.
     """
 
     value: float
+    interval: Interval | None
     patients: int
     log_loss: tuple[float, float]
     brier: tuple[float, float]
     expected_error: tuple[float, float]
+    reliability: tuple[tuple[ScoreBin, ...], tuple[ScoreBin, ...]]
 
 
 def calibration_of(scores: Scores) -> Calibration | None:
@@ -166,19 +172,6 @@ def _brier(scores: Scores, bin_of: NDArray[np.int64]) -> Brier:
     )
 
 
-def logit(score: Floats) -> Floats:
-    """The logit of scores in 0..1, at most LARGEST_LOGIT either way."""
-    with np.errstate(divide="ignore"):
-        found: Floats = np.clip(np.log(score) - np.log1p(-score), -LARGEST_LOGIT, LARGEST_LOGIT)
-    return found
-
-
-def sigmoid(value: Floats) -> Floats:
-    """The score of a logit."""
-    found: Floats = expit(value)
-    return found
-
-
 def recalibrated(scores: Scores) -> Recalibration | None:
     """Cox's recalibration; None when a class is absent or when no finite coefficients fit best."""
     x, one = logit(scores.score), np.ones(scores.score.size)
@@ -190,7 +183,7 @@ def recalibrated(scores: Scores) -> Recalibration | None:
     return Recalibration(intercept=both[0], slope=both[1], in_the_large=large[0])
 
 
-def temperature(scores: Scores) -> Temperature | None:
+def temperature(scores: Scores) -> Scaling | None:
     """Fitted on one half of the patients, judged on the other (`halves`, which may give none).
 
     None also where no finite positive temperature fits best.
@@ -204,19 +197,22 @@ def temperature(scores: Scores) -> Temperature | None:
     if found is None or found[0].value <= 0:
         return None
     value = 1 / found[0].value
+    low, high = found[0].interval
     before = logit(judged_on.score)
     bin_of = mass_bins(judged_on.score, bins_for(judged_on))  # unmoved: the order stays
 
-    def both(measure: Callable[[Floats], float]) -> tuple[float, float]:
+    def both(measure: Callable[[Floats], Kind]) -> tuple[Kind, Kind]:
         return measure(before), measure(before / value)
 
-    label = judged_on.label
-    return Temperature(
+    label, patient = judged_on.label, judged_on.patient
+    return Scaling(
         value=value,
+        interval=(1 / high, 1 / low) if low > 0 else None,
         patients=judged_on.patients,
         log_loss=both(lambda z: float(np.mean(np.logaddexp(0, z) - label * z))),
         brier=both(lambda z: float(np.mean((sigmoid(z) - label) ** 2))),
         expected_error=both(lambda z: expected_error(sigmoid(z), label, bin_of)),
+        reliability=both(lambda z: _bins(Scores(sigmoid(z), label, patient), bin_of)),
     )
 
 

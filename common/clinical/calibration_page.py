@@ -7,12 +7,16 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from common.clinical.calibration import Calibration, Coefficient, ScoreBin, Temperature
+from common.clinical.calibration import Calibration, Coefficient, Scaling, ScoreBin
 from common.clinical.evaluation import Evaluation
 from common.clinical.plots import decision_svg, reliability_svg
 from common.metrics import Floats
 from common.page_parts import absent, figure, signed, table, with_interval
 
+_SCALED = (
+    " Right: the half of the patients who judge the temperature below, before and after it; the other half "
+    "gave it, since on its own patients a temperature looks better than it is."
+)
 FEW_PATIENTS = 20  # a bootstrap over fewer gives too narrow bands
 
 
@@ -45,10 +49,11 @@ def calibration(found: Evaluation, words: Words) -> str:
         ""
         if len(quality.bins) < 2
         else figure(
-            reliability_svg(quality),
+            reliability_svg(quality, found.temperature),
             "Share of positives by score",
             f"Each point is about as many {words.unit}s, of neighbouring scores (the thin line is their "
-            f"range). On the dashed line a score is the share of “{words.positive}”.",
+            f"range). On the dashed line a score is the share of “{words.positive}”."
+            + (_SCALED if found.temperature else ""),
         )
     )
     rows = [
@@ -145,18 +150,22 @@ def _says(found: Coefficient, perfect: float, below: str, above: str) -> str:
     return f"scores are {below if high < perfect else above} on the whole; perfect is {perfect:g}"
 
 
-def _temperature_rows(found: Temperature | None) -> list[tuple[str, str, str]]:
+def _temperature_rows(found: Scaling | None) -> list[tuple[str, str, str]]:
     if found is None:
         return [("Temperature", absent("not fitted"), "too few patients to fit and to judge it")]
     (loss, after), (error, error_after) = found.log_loss, found.expected_error
+    brier, brier_after = found.brier
     verdict = "it helps" if after < loss else "it does not help"
+    if found.interval is None or found.interval[0] <= 1 <= found.interval[1]:
+        verdict += ", and these patients cannot tell it from 1"
     return [
         (
             "Temperature",
-            f"{found.value:.2f}",
-            f"fitted on one half, judged on the other ({found.patients:,} patients): log loss "
-            f"{loss:.3f} → {after:.3f}, calibration error {error:.3f} → {error_after:.3f}; {verdict}. "
-            f"For use here only: to release it, it would need noise and be charged to the budget",
+            with_interval(found.value, found.interval),
+            "a score s is read as sigmoid(logit(s) / temperature); 1 leaves it, above 1 it goes towards one "
+            f"half. Fitted on one half, judged on the other ({found.patients:,} patients): log loss "
+            f"{loss:.3f} → {after:.3f}, Brier score {brier:.3f} → {brier_after:.3f}, calibration error "
+            f"{error:.3f} → {error_after:.3f}; {verdict}. This exact one is for use here only",
         )
     ]
 

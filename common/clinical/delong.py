@@ -68,14 +68,15 @@ def auroc_covariance(models: Sequence[Scores]) -> tuple[Floats, Floats] | None:
     return auroc, covariance
 
 
-def auroc_with_interval(scores: Scores) -> Interval | None:
+def auroc_interval(scores: Scores) -> Interval | None:
     """The 95 % interval of the AUROC from DeLong's variance, taken on the logit scale.
 
     (Pepe 2003, section 5.2; Qin and Hotilovac, SMMR 2008, 17:207.) On the scale itself it covers too
     little: at AUROC .95, 84 to 90 % for 20 to 100 patients with one image, where this covers 95 to 97;
-    with 1 to 12 images a patient 83 to 93 there and 94 to 95 here, and the bootstrap by patient 82 to
-    89. None where a class has fewer than two patients, and where the classes lie wholly apart or
-    wholly reversed: the variance is zero then, which says nothing.
+    with 1 to 12 images a patient 83 to 93 there and 94 to 95 here; a percentile bootstrap by patient 82
+    to 89. It covers the choice of patients, not that of hospitals nor the randomness of training. None
+    where a class has fewer than two patients, and where the classes lie wholly apart or wholly
+    reversed: the variance is zero then, which says nothing.
     """
     found = auroc_covariance([scores])
     if found is None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.clinical.calibration import Calibration, Temperature, calibration_of, temperature
+from common.clinical.calibration import Calibration, Scaling, calibration_of, temperature
 from common.clinical.curves import Band, bands, precision_recall_points
-from common.clinical.delong import auroc_with_interval
+from common.clinical.delong import auroc_interval
 from common.clinical.figures import (
     DecisionCurve,
     OperatingPoint,
@@ -21,6 +21,7 @@ from common.clinical.figures import (
     decision_curve,
     operating_point,
 )
+from common.clinical.froc import Froc, froc
 from common.clinical.subgroups import Subgroup, subgroups
 from common.histogram import Interval
 from common.metrics import (
@@ -61,7 +62,8 @@ class Evaluation:
     bands: tuple[Band, Band] | None
     points: tuple[OperatingPoint | None, ...]
     calibration: Calibration | None
-    temperature: Temperature | None
+    temperature: Scaling | None
+    froc: Froc | None
     decision: DecisionCurve | None
     groups: Mapping[str, tuple[Subgroup, ...]]
 
@@ -87,7 +89,7 @@ def evaluate(
         one_image_a_patient=scores.patients == scores.score.size,
         smallest_group=smallest_group,
         auroc=auroc(scores),
-        auroc_interval=auroc_with_interval(scores),
+        auroc_interval=auroc_interval(scores),
         average_precision=average_precision(scores),
         average_precision_interval=average_precision_interval(scores),
         roc=roc_curve_points(scores),
@@ -96,6 +98,7 @@ def evaluate(
         points=points,
         calibration=calibration_of(scores),
         temperature=temperature(scores),
+        froc=froc(scores),
         decision=decision_curve(scores, THRESHOLDS) if scores.both_classes else None,
         groups={
             told_by: subgroups(scores, group, smallest_group, threshold)
@@ -119,6 +122,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     facts = asdict(evaluation)
     for curve in ("roc", "precision_recall", "bands", "decision"):
         del facts[curve]
+    if evaluation.froc is not None:
+        del facts["froc"]["curve"]
     decision = evaluation.decision
     if decision is not None:
         tenths = slice(9, None, 10)

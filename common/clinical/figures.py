@@ -15,12 +15,14 @@ from scipy.special import expit
 from scipy.stats import t
 
 from common.histogram import Interval, Z
-from common.metrics import BLOCK_ELEMENTS, Floats, Scores, average_precision, patients_per_class
+from common.metrics import Floats, Scores, average_precision, patients_per_class
 
 Flags = NDArray[np.bool_]
 
 LEAST_IN_HALF = 5  # patients of each class in each half; below, a split judges nothing
 RESAMPLES = 1000
+# Elements of one block of bootstrap weights (resamples x images): bounds memory at some 100 MB.
+BLOCK_ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True)

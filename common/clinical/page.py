@@ -10,6 +10,7 @@ from typing import TypeVar
 from common.clinical.calibration_page import FEW_PATIENTS, Words, calibration, decision
 from common.clinical.evaluation import AIMS, Evaluation
 from common.clinical.figures import OperatingPoint, Share
+from common.clinical.froc_page import findings
 from common.clinical.plots import discrimination_svg
 from common.clinical.subgroups import Subgroup, Suppressed
 from common.page_parts import absent, figure, table, with_interval
@@ -56,6 +57,7 @@ def sections(found: Evaluation, words: Words) -> list[tuple[str, str]]:
     return [
         ("How well it tells them apart", discrimination(found, words)),
         ("At a threshold", operating_points(found, words)),
+        ("Findings per scan", findings(found)),
         ("Can a score be read as a probability?", calibration(found, words)),
         ("Is it worth acting on?", decision(found, words)),
         ("Groups of patients", groups(found)),
@@ -184,8 +186,7 @@ LIMITS = (
     "years as the training patients. Elsewhere, and later, it may do worse.",
     "The labels are taken for the truth.",
     "Intervals cover the choice of patients, nothing else; they are too narrow where patients were picked.",
-    "A finding counts once for each of its images. Where a series holds several findings, this does not say "
-    "how many of them are found (that would be an FROC curve).",
+    "But for the findings per scan, a finding counts once for each of its images.",
 )
 
 

@@ -3,14 +3,16 @@
 Colours are Okabe and Ito's; line styles and markers differ as well.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.clinical.calibration import Calibration
+from common.clinical.calibration import Calibration, Scaling, ScoreBin
 from common.clinical.curves import Band
 from common.clinical.evaluation import Evaluation
 from common.clinical.figures import DecisionCurve
+from common.clinical.froc import RATES, Froc
 from common.drawing import BLUE, GREY, INK, VERMILLION, canvas, svg_of
 from common.metrics import Floats
 
@@ -47,36 +49,44 @@ def discrimination_svg(found: Evaluation) -> str | None:
     return svg_of(figure)
 
 
-def reliability_svg(found: Calibration) -> str:
-    """Share of positives by score with its 95 % interval; a bin's width is drawn as a faint line."""
-    figure, (axes,) = canvas(4.6, 4.2, 1)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as the score says")
-    mean = np.array([b.mean for b in found.bins])
-    value = np.array([b.observed.value or 0.0 for b in found.bins])
-    limits = np.abs(np.array([b.observed.interval for b in found.bins]).T - value)
-    axes.hlines(
-        value,
-        [b.low for b in found.bins],
-        [b.high for b in found.bins],
-        color=BLUE,
-        linewidth=0.7,
-        alpha=0.6,
-    )
+def reliability_svg(found: Calibration, scaling: Scaling | None) -> str:
+    """Share of positives by score with its 95 % interval; a bin's width is drawn as a faint line.
+
+    With `scaling` beside it: the half that judges the temperature, before and after.
+    """
+    figure, panels = canvas(4.6 if scaling is None else 8.4, 4.2, 1 if scaling is None else 2)
+    _reliability(panels[0], found.bins, BLUE, "o", "observed (95 %)")
+    if scaling is not None:
+        before, after = scaling.reliability
+        _reliability(panels[1], before, BLUE, "o", "as scored")
+        _reliability(panels[1], after, VERMILLION, "s", f"at temperature {scaling.value:.2f}")
+    for axes in panels:
+        axes.plot(
+            [0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as the score says"
+        )
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set(xlabel="score", ylabel="share of positives")
+        axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    return svg_of(figure)
+
+
+def _reliability(
+    axes: "Axes", bins: Sequence[ScoreBin], colour: str, marker: str, label: str
+) -> None:
+    value = np.array([b.observed.value or 0.0 for b in bins])
+    low, high = [b.low for b in bins], [b.high for b in bins]
+    axes.hlines(value, low, high, color=colour, linewidth=0.7, alpha=0.6)
     axes.errorbar(
-        mean,
+        [b.mean for b in bins],
         value,
-        yerr=limits,
-        color=BLUE,
-        marker="o",
+        yerr=np.abs(np.array([b.observed.interval for b in bins]).T - value),
+        color=colour,
+        marker=marker,
         linestyle="",
         elinewidth=0.9,
         markersize=4.5,
-        label="observed (95 %)",
+        label=label,
     )
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axes.set(xlabel="score", ylabel="share of positives")
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
-    return svg_of(figure)
 
 
 def decision_svg(found: DecisionCurve) -> str:
@@ -92,6 +102,35 @@ def decision_svg(found: DecisionCurve) -> str:
     axes.set(xlim=(0, 1), ylim=(-max(LEAST_HEIGHT, 0.15 * top), 1.05 * top))
     axes.set(xlabel="threshold: act from this score on", ylabel="net benefit per image")
     axes.legend(frameon=False, fontsize=8.5, loc="upper right")
+    return svg_of(figure)
+
+
+def froc_svg(found: Froc) -> str:
+    """Sensitivity per finding by false positives per scan, 1/8 to 8, with the seven points' 95 %."""
+    figure, (axes,) = canvas(6.4, 3.7, 1)
+    axes.plot(*found.curve, color=BLUE, linewidth=1.6, label="model")
+    rates, value = list(RATES), np.array([point.sensitivity for point in found.points])
+    reach = np.abs(
+        np.array([p.interval or (p.sensitivity, p.sensitivity) for p in found.points]).T - value
+    )
+    axes.errorbar(
+        rates,
+        value,
+        yerr=reach,
+        color=VERMILLION,
+        marker="s",
+        linestyle="",
+        elinewidth=1,
+        markersize=4.5,
+        label="LUNA16's seven points (95 %)",
+    )
+    if found.most < RATES[-1]:
+        axes.axvspan(found.most, 9, color=GREY, alpha=0.15, linewidth=0, label="all are called")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(rates, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(xlim=(0.115, 9), ylim=(-0.01, 1.01))
+    axes.set(xlabel="false positives per scan", ylabel="share of findings shown")
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     return svg_of(figure)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from common.clinical.delong import auroc_with_interval
+from common.clinical.delong import auroc_interval
 from common.clinical.figures import Flags, Share, share
 from common.histogram import Interval
 from common.metrics import Scores, auroc
@@ -22,7 +22,7 @@ SUPPRESSED: Suppressed = "suppressed"
 
 @dataclass(frozen=True)
 class Auroc:
-    """An AUROC, 0..1, and its 95 % interval; None as for `auroc_with_interval`."""
+    """An AUROC, 0..1, and its 95 % interval; None as for `auroc_interval`."""
 
     value: float
     interval: Interval | None
@@ -103,7 +103,7 @@ def _part(scores: Scores, here: Flags) -> Scores:
 
 def _auroc(scores: Scores) -> Auroc | None:
     value = auroc(scores)
-    return None if value is None else Auroc(value, auroc_with_interval(scores))
+    return None if value is None else Auroc(value, auroc_interval(scores))
 
 
 def _called(scores: Scores, of: int, threshold: float | None) -> Share | None:

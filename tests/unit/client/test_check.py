@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import tomli_w
 from PIL import Image
+from typer.testing import CliRunner
 
 from client import check
+from client.__main__ import app
 from client.approval import approve as approve_policy
 from client.approval import begin
 from client.check import Finding, print_findings
@@ -315,3 +317,67 @@ def test_where_a_log_keeps_it_no_file_of_a_patient_is_named(
     said = capsys.readouterr().out
     assert "3.png" not in said
     assert "intramural-client check" in said
+
+
+def judged(package: Package, report: Path | None = None) -> dict[str, Finding]:
+    package.findings()  # writes its files
+    site, connection = package.folder / "site.toml", package.folder / "connection.toml"
+    found = check.findings(site, connection, check.DataLook(report))
+    return {finding.what: finding for finding in found}
+
+
+def test_the_data_are_judged_where_it_is_asked_for_and_no_log_says_why(
+    package: Package, tmp_path: Path
+) -> None:
+    """The package's images are constant: nothing to see, whatever their labels are."""
+    assert "data for this study" not in package.findings()
+    report = tmp_path / "page.html"
+    found = judged(package, report)
+    verdict = found["data for this study"]
+    assert (verdict.verdict, verdict.in_log) == ("bad", "unfit")
+    assert "unfit: 24 images with nothing to see (24 constant" in verdict.said
+    assert str(report) in verdict.said
+    assert "Unfit" in report.read_text()
+    assert "patient-1" not in verdict.said + report.read_text()
+    assert found["data"].said == package.findings()["data"].said
+
+
+def test_data_that_cannot_be_opened_are_unfit_and_the_page_says_so(
+    package: Package, tmp_path: Path
+) -> None:
+    spoil_image(package)
+    found = judged(package, tmp_path / "page.html")
+    assert found["data"].verdict == "bad"
+    assert found["data for this study"].in_log == "unfit"
+    assert "3.png" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_patient_on_both_sides_is_refused_and_counted(package: Package) -> None:
+    manifest = package.folder / "data" / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    sides = ["validation" if n < 1 else "training" for n in range(len(rows))]
+    lines = [f"{row},{side}" for row, side in zip(rows, sides, strict=True)]
+    manifest.write_text("\n".join([f"{head},split", *lines]))
+    found = judged(package)
+    assert "expected all images of a patient on one side" in found["data"].said
+    assert "1 patient on both sides of the split" in found["data for this study"].said
+
+
+def test_a_report_that_cannot_be_written_is_bad(package: Package, tmp_path: Path) -> None:
+    found = judged(package, tmp_path / "nowhere" / "page.html")
+    assert found["data for this study"].verdict == "bad"
+    assert "choose another --data-report" in found["data for this study"].said
+
+
+def test_the_command_writes_the_page(package: Package, tmp_path: Path) -> None:
+    """Exit code 2: the coordinator is away, which is no fault, but constant images are."""
+    package.findings()
+    report = tmp_path / "page.html"
+    words = ["--site", "site.toml", "--connection", "connection.toml", "--data-report"]
+    said = CliRunner().invoke(
+        app,
+        ["check", *(str(package.folder / w) if "." in w else w for w in words), str(report)],
+    )
+    assert said.exit_code == 2
+    assert "bad  data for this study: unfit" in said.stdout
+    assert report.stat().st_mode & 0o777 == 0o600

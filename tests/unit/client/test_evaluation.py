@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from client.__main__ import app
 from client.approval import approve
 from client.evaluation import JSON, PAGE
-from client.evidence import keep_scores, scores_file
+from client.evidence import keep_scores, kept_scores, scores_file
 from common.metrics import Scores
 from common.protocol import StudyProtocol
 
@@ -120,6 +121,29 @@ def test_the_page_says_for_whom_it_is_and_fetches_nothing(office: Any) -> None:
     Reader().feed(text)
     assert "url(" not in text
     assert "default-src 'none'" in text
+
+
+def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: StudyProtocol) -> None:
+    assert evaluate(office).exit_code == 0
+    assert facts(office)["froc"] is None  # scores as they were kept before series
+    assert "carry no series" in (office.folder / PAGE).read_text()
+    scores = kept(SEED)
+    finding = np.arange(scores.score.size)
+    with_series = replace(scores, series=scores.patient, finding=finding)
+    keep_scores(office.state, judged.digest, 11, with_series)
+    again = kept_scores(office.state, judged.digest, 11)
+    assert again.series is not None
+    np.testing.assert_array_equal(again.series, scores.patient)
+    np.testing.assert_array_equal(again.finding, finding)
+    assert evaluate(office).exit_code == 0
+    found = facts(office)["froc"]
+    assert found["scans"] == scores.patients
+    assert found["findings"] == int(scores.label.sum())
+    words = " ".join(re.sub(r"<[^>]+>", " ", (office.folder / PAGE).read_text()).split())
+    at_one = found["points"][3]
+    assert at_one["rate"] == 1
+    assert f"shows {100 * at_one['sensitivity']:.0f} of 100 findings" in words
+    assert "not searched for" in words
 
 
 def test_too_few_patients_to_split_is_said_in_words(office: Any, judged: StudyProtocol) -> None:

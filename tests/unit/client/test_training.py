@@ -182,6 +182,18 @@ def test_scores_do_not_depend_on_the_batch(
         assert len(evaluate(model, patients_with([]), evaluation, CPU).score) == 0
 
 
+def test_scores_carry_series_and_findings_where_patients_do() -> None:
+    cohort = patients_with([3, 2])
+    assert evaluate(_Logits(), cohort, ONCE, CPU).series is None
+    series, finding = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 2, 3, 3])
+    placed = dataclasses.replace(cohort, series=series, finding=finding)
+    scores = evaluate(_Logits(), placed, ONCE, CPU)
+    np.testing.assert_array_equal(scores.series, series)
+    np.testing.assert_array_equal(scores.finding, finding)
+    with pytest.raises(ValueError, match="ordinals"):
+        dataclasses.replace(cohort, series=series[:3], finding=finding)
+
+
 class _Spy(NoisyStep):
     seen: list[tuple[float, ...]] = []  # noqa: RUF012  what every test begins by emptying
     steps = 0

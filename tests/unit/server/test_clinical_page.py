@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from common.clinical.delong import auroc_difference
+from common.clinical.delong import auroc_difference, auroc_interval
 from common.clinical.evaluation import evaluate, groups_of
 from common.metrics import Scores, auroc
 from server.clinical_page import clinical, gained
 from server.clinical_plots import gain_svg
-from server.gain import gains
+from server.gain import gains, pooled_against
 
 SEED = 20_261_125
 CLASSES = ("no nodule", "<i>nodule")
@@ -55,7 +55,7 @@ def test_a_gain_is_the_paired_difference_on_own_and_on_all_patients(
     )
     assert west.own is None  # one patient
     assert west.everybody is not None
-    text = words(gained([north, west]))
+    text = words(gained([north, west], None, private=True))
     assert "is better than what it trained alone for north" in text
     assert "for 1 hospital" in text
     assert f"{north.own.value:+.3f}" in text if north.own else False
@@ -66,12 +66,44 @@ def test_the_same_model_gains_nothing_and_worse_is_said(federated: dict[str, Sco
     (same,) = gains(federated, {"north": federated})
     assert same.own is not None
     assert (same.own.value, same.own.interval) == (0, None)
-    assert "neither" in words(gained([same]))
+    assert "neither better nor worse" in words(gained([same], None, private=True))
     rng = np.random.default_rng(SEED)
     spoilt = {name: worse(rng, scores) for name, scores in federated.items()}
-    assert "worse for north" in words(gained(gains(spoilt, {"north": federated})))
-    assert "No hospital trained alone" in gained([])
+    assert "worse for north" in words(
+        gained(gains(spoilt, {"north": federated}), None, private=True)
+    )
+    assert "No hospital trained alone" in gained([], None, private=True)
     assert gain_svg([]) is None
+
+
+def test_the_pooled_baseline_is_compared_on_everybodys_patients(
+    federated: dict[str, Scores],
+) -> None:
+    print("seed", SEED)
+    rng = np.random.default_rng(SEED)
+    one_place = {name: worse(rng, scores) for name, scores in federated.items()}
+    found = pooled_against(federated, one_place)
+    together = [Scores.concatenate(list(scores.values())) for scores in (federated, one_place)]
+    assert found.auroc == auroc(together[1])
+    assert found.interval == auroc_interval(together[1])
+    assert found.difference == auroc_difference(*together)
+    assert found.own["north"] == auroc(one_place["north"])
+    assert found.own["west"] == auroc(one_place["west"])
+    told = gains(federated, {"north": federated})
+    for private, said in ((True, "noise added once"), (False, "under the same protocol, reaches")):
+        text = words(gained(told, found, private=private))
+        assert said in text
+        assert f"reaches {found.auroc:.3f}" in text
+        assert "AUROC, all in one place" in text
+        assert found.difference is not None
+        assert f"federated less that is {found.difference.value:+.3f}" in text
+        assert "beyond chance (95 %)" in text  # the one place is much worse here
+    same = pooled_against(federated, federated)
+    assert same.difference is not None
+    assert same.difference.value == 0
+    svg = gain_svg(told, found)
+    assert svg is not None
+    assert svg != gain_svg(told)
 
 
 def test_the_pooled_model_is_told_in_the_words_of_the_protocol(

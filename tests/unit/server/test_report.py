@@ -17,6 +17,7 @@ from common.histogram import PATIENT, Estimate
 from common.protocol import Evaluation, Hospital, Images, StudyProtocol
 from common.released import read
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
+from server.gain import Pooled
 from server.page import count, difference, epsilon, listed, runs, small
 from server.plots import calibration_svg, learning_curve_svg, roc_svg, write_tensorboard
 from server.report import write_report
@@ -216,6 +217,28 @@ def test_who_gains_and_who_does_not_is_said_plainly(tmp_path: Path) -> None:
     worse = replace(rehearsal(), pooled=PooledFacts(0.5, (0.4, 0.6), 0.5, None))
     assert "No hospital gains from joining." in text_of(html_of(worse, tmp_path))
     assert "Local-only models were not trained" in text_of(html_of(deployment(), tmp_path))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_pooled_baseline_has_a_column_and_the_temperature_a_row(tmp_path: Path) -> None:
+    facts = rehearsal()
+    text = text_of(html_of(facts, tmp_path))
+    assert "One place" not in text
+    assert facts.pooled is not None
+    assert facts.pooled.by_patient is not None
+    heat = facts.pooled.by_patient.temperature
+    assert heat is not None
+    low, high = heat.interval
+    assert f"Temperature {heat.value:.2f} ({low:.2f}–{high:.2f})" in text
+    assert "reading more from it costs no ε" in text
+    assert "it is fitted to these patients" in text
+    own = {"north": 0.9412, "east": 0.9012, "south": None, "west": None}
+    one_place = Pooled(own, 0.9301, (0.9, 0.95), None)
+    text = text_of(html_of(replace(facts, pooled_baseline=one_place), tmp_path))
+    assert "One place: own patients" in text
+    assert "0.941" in text
+    assert "0.901" in text
+    assert text.count("not defined (one class only)") == 4  # south's and west's more
 
 
 @pytest.mark.usefixtures("undrawn")

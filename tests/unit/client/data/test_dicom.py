@@ -84,6 +84,15 @@ def test_pydicoms_ct_files_have_the_hu_that_pydicom_says(name: str) -> None:
     assert one.spacing == tuple(ds.PixelSpacing)
 
 
+def test_monochrome1_changes_the_display_and_no_number(tmp_path: Path) -> None:
+    ds = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+    ds.PhotometricInterpretation = "MONOCHROME1"
+    ds.save_as(tmp_path / "inverse.dcm")
+    expected = apply_rescale(ds.pixel_array, ds)
+    found = read_slice(tmp_path / "inverse.dcm").hu()
+    np.testing.assert_array_equal(found, np.where(expected < -1024, -1000, expected))
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -184,8 +193,8 @@ HEADER_DEFECTS = {
         "it is a localizer, not a slice",
     ),
     "burned in": (setting(BurnedInAnnotation="YES"), "it says that text is burned into its pixels"),
-    "inverted": (setting(PhotometricInterpretation="MONOCHROME1"), "it is not MONOCHROME2"),
-    "colour": (setting(SamplesPerPixel=3), "it is not MONOCHROME2"),
+    "palette": (setting(PhotometricInterpretation="PALETTE COLOR"), "it is not in shades of grey"),
+    "colour": (setting(SamplesPerPixel=3), "it is not in shades of grey"),
     "bytes": (setting(BitsAllocated=8), "its pixels are not 8 to 16 bits in words of 16"),
     "high bit": (setting(HighBit=12), "its pixels are not 8 to 16 bits in words of 16"),
     "no sign": (without("PixelRepresentation"), "it does not say whether its pixels are signed"),

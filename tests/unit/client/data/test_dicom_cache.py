@@ -41,6 +41,10 @@ def same(one: Cohort, other: Cohort) -> None:
         np.testing.assert_array_equal(a.pixels, b.pixels)
         np.testing.assert_array_equal(a.labels, b.labels)
         np.testing.assert_array_equal(a.offsets, b.offsets)
+        assert a.series is not None
+        assert b.series is not None
+        np.testing.assert_array_equal(a.series, b.series)
+        np.testing.assert_array_equal(a.finding, b.finding)
         np.testing.assert_array_equal(
             a.views(np.arange(len(a.labels))), b.views(np.arange(len(b.labels)))
         )

@@ -99,6 +99,33 @@ def test_every_series_is_one_patch_of_its_patient(folder: Path) -> None:
     assert len(cohort.validation) > 0
 
 
+def test_findings_of_one_nodule_are_one_and_each_series_is_a_scan(folder: Path) -> None:
+    cohort, _ = opened(folder)
+    assert cohort.training.series is not None
+    assert cohort.training.finding is not None
+    count = len(cohort.training.labels)
+    assert (
+        np.unique(cohort.training.series).size == np.unique(cohort.training.finding).size == count
+    )
+    rows = (folder / "findings.csv").read_text().splitlines()[1:]
+    text = ["series_uid,label,x,y,z,nodule_id"]
+    for row in rows:  # two places in every series, of one nodule or of two
+        of, label = row.split(",")
+        text += [f"{of},{label},{x},0,0,{nodule}" for x, nodule in ((0, "a"), (1, "a"), (2, ""))]
+    (folder / "findings.csv").write_text("\n".join(text) + "\n")
+    cohort, apart = opened(folder)
+    assert not apart
+    side = cohort.training
+    assert side.series is not None
+    assert side.finding is not None
+    assert len(side.labels) == 3 * count
+    assert np.bincount(side.series)[np.unique(side.series)].tolist() == [3] * count
+    assert np.unique(side.finding).size == 2 * count
+    for series in np.unique(side.series):
+        one, other, third = side.finding[side.series == series]
+        assert one == other != third
+
+
 def test_the_split_is_that_of_an_image_folder_with_the_same_ids(folder: Path) -> None:
     from client.data.split import is_validation_patient
 

@@ -69,6 +69,34 @@ def test_every_image_of_a_patient_is_on_the_patients_side(tmp_path: Path) -> Non
     assert count_patients(tmp_path, IMAGES) == (len(cohort.training), len(cohort.validation))
 
 
+def test_series_and_nodules_of_a_manifest_become_ordinals(tmp_path: Path) -> None:
+    """Image n is of series S<n // 4>, so of two patients; the nodules of P000 are one, twice told."""
+    assert open_cohort(hospital(tmp_path / "a"), IMAGES).training.series is None
+    folder = hospital(tmp_path / "b", columns="image,label,patient_id,series_uid,nodule_id")
+    header, *rows = (folder / "manifest.csv").read_text().splitlines()
+    nodules = {0: "-1", 1: "7", 2: "7", 3: "7"}
+    told = [f"{row},S{n // 4},{nodules.get(n, '')}" for n, row in enumerate(rows)]
+    (folder / "manifest.csv").write_text("\n".join([header, *told]) + "\n")
+    cohort = open_cohort(folder, IMAGES)
+    for side in (cohort.training, cohort.validation):
+        assert side.series is not None
+        assert side.finding is not None
+        number = side.pixels[:, 0, 0, 0].astype(int)  # the row
+        # A series of two patients is two: a patient's images stay together whatever a name says.
+        assert {(n // 2, s) for n, s in zip(number, side.series, strict=True)} == {
+            (n // 2, s) for n, s in zip(number[::2], side.series[::2], strict=True)
+        }
+        shared = [f for n, f in zip(number, side.finding, strict=True) if n in (2, 3)]
+        assert len(set(shared)) == min(1, len(shared))
+        others = [f for n, f in zip(number, side.finding, strict=True) if n not in (2, 3)]
+        assert len(set(others)) == len(others)
+        assert not set(shared) & set(others)
+    edit(folder, 5, f"{rows[3]},,7")  # a row that names no series
+    cohort = open_cohort(folder, IMAGES)
+    for side in (cohort.training, cohort.validation):
+        assert (side.series is None) == (3 in side.pixels[:, 0, 0, 0])
+
+
 def test_patients_are_in_the_order_of_their_ids_whatever_the_rows(tmp_path: Path) -> None:
     expected = open_cohort(hospital(tmp_path / "a"), IMAGES)
     folder = hospital(tmp_path / "b")

@@ -10,14 +10,13 @@ from sklearn.metrics import brier_score_loss, log_loss
 from common.clinical.calibration import (
     calibration_of,
     expected_error,
-    logit,
     mass_bins,
     recalibrated,
-    sigmoid,
     temperature,
 )
 from common.clinical.figures import halves, share
 from common.metrics import Floats, Scores
+from common.temperature import logit, sigmoid
 from tests.scored import made
 
 SEED = 20_261_125
@@ -145,6 +144,30 @@ def test_temperature_is_the_best_on_one_half_and_is_judged_on_the_other() -> Non
     assert found.brier[1] == pytest.approx(brier_score_loss(judged_on.label, cooled))
     assert found.log_loss[1] < found.log_loss[0]
     assert found.expected_error[1] < found.expected_error[0]
+    assert found.brier[1] < found.brier[0]
+    alone = LogisticRegression(C=np.inf, fit_intercept=False)
+    alone.fit(logit(fitted_on.score)[:, None], fitted_on.label)
+    assert found.value == pytest.approx(1 / alone.coef_[0, 0], rel=1e-3)
+    for bins, score in zip(found.reliability, (judged_on.score, cooled), strict=True):
+        assert sum(b.observed.images for b in bins) == score.size
+        mean = sum(b.mean * b.observed.images for b in bins) / score.size
+        assert mean == pytest.approx(score.mean())
+
+
+def test_the_interval_of_the_temperature_covers_it_where_patients_have_many_images() -> None:
+    """The truth is 1 / slope = 2; images of a patient share what moves their labels."""
+    rng, covered, made_intervals = np.random.default_rng(SEED), 0, 0
+    for _ in range(150):
+        patient = np.repeat(np.arange(150), rng.integers(1, 6, 150))
+        z = rng.normal(scale=1.5, size=patient.size)
+        label = rng.random(patient.size) < sigmoid(z)
+        found = temperature(made(sigmoid(2 * z), label, patient))
+        if found is not None and found.interval is not None:
+            made_intervals += 1
+            covered += found.interval[0] <= 2 <= found.interval[1]
+    print("seed", SEED, "covered", covered, "of", made_intervals)
+    assert made_intervals > 140
+    assert 0.9 <= covered / made_intervals <= 0.99
 
 
 def test_a_model_that_is_reversed_has_no_temperature() -> None:

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
-from common.clinical.delong import auroc_covariance, auroc_difference, auroc_with_interval
+from common.clinical.delong import auroc_covariance, auroc_difference, auroc_interval
+from common.clinical.figures import by_patient
 from common.errors import DataError
-from common.metrics import Floats, Scores, auroc_interval
+from common.metrics import Floats, Scores
 from tests.scored import cohort, made
 
 SEED = 20_261_125
@@ -97,11 +99,17 @@ def test_the_fast_covariance_is_that_of_all_pairs(most: int, levels: int | None)
 
 def test_where_patients_have_many_images_the_variance_is_that_of_drawing_patients() -> None:
     scores = cohort(np.random.default_rng(SEED), 150)
-    found, drawn = auroc_covariance([scores]), auroc_interval(scores)
+    found = auroc_covariance([scores])
     assert found is not None
-    assert drawn is not None
     error = float(np.sqrt(found[1][0, 0]))
-    assert error == pytest.approx((drawn[1] - drawn[0]) / 2 / norm.ppf(0.975), rel=0.1)
+    drawn = by_patient(
+        scores,
+        lambda weight: np.array(
+            [roc_auc_score(scores.label, scores.score, sample_weight=w) for w in weight]
+        ),
+        resamples=300,
+    )
+    assert error == pytest.approx(drawn.std(), rel=0.12)
     as_if_alone = auroc_covariance([made(scores.score, scores.label, np.arange(scores.score.size))])
     assert as_if_alone is not None
     assert error > 1.15 * float(
@@ -126,7 +134,7 @@ def test_the_interval_covers_the_auroc_of_few_patients(most: int) -> None:
     truth = float(norm.cdf(2.2 / np.sqrt(2 * (0.7**2 + 0.7**2))))
     for _ in range(250):
         scores = cohort(rng, 25, most, apart=2.2)
-        interval, found = auroc_with_interval(scores), auroc_covariance([scores])
+        interval, found = auroc_interval(scores), auroc_covariance([scores])
         if interval is None or found is None:
             continue  # wholly apart, which is rare here
         judged += 1

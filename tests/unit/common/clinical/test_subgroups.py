@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.clinical.delong import auroc_with_interval
+from common.clinical.delong import auroc_interval
 from common.clinical.figures import at_threshold
 from common.clinical.subgroups import SUPPRESSED, subgroups, suppressed
 from common.metrics import Scores, auroc
@@ -74,7 +74,7 @@ def test_a_group_is_judged_like_its_images_alone() -> None:
     assert (even.name, odd.name, even.patients) == ("even", "odd", 40)
     assert not isinstance(even.auroc, str)
     assert even.auroc is not None
-    assert (even.auroc.value, even.auroc.interval) == (auroc(part), auroc_with_interval(part))
+    assert (even.auroc.value, even.auroc.interval) == (auroc(part), auroc_interval(part))
     expected = at_threshold(part, 0.5, "sensitivity", 0.9, same_patients=True)
     assert (even.sensitivity, even.specificity) == (expected.sensitivity, expected.specificity)
     with pytest.raises(ValueError, match="a group for each"):

@@ -1,0 +1,81 @@
+"""A trained model together with its card, and nothing else: no card, no prediction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from client.data import Patients
+from client.data.cohort import Pixels
+from client.training import evaluate
+from common import arrays
+from common.errors import ModelError
+from common.model_card import MODEL_CARD, ModelCard, load_card
+from common.models import build_model
+from common.protocol import Evaluation, load_protocol
+from common.weights import parse_weights, read_weights
+
+WEIGHTS = "model.safetensors"
+PROTOCOL = "protocol.toml"
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class CardedModel:
+    """A network in evaluation mode, on the CPU, whose weights are those that its card names."""
+
+    card: ModelCard
+    network: nn.Module
+    evaluation: Evaluation  # how the study scores an image
+
+    def scores(self, pixels: Pixels) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        """(N,) scores in 0..1 of (N, size, size, channels) pixels, as `client.training` evaluates."""
+        return evaluate(self.network, self.views_of(pixels), self.evaluation, CPU).score
+
+    def views_of(self, pixels: Pixels) -> Patients:
+        """`pixels` as the study's model is shown them: each an image without a label."""
+        count, images = len(pixels), self.card.images
+        return Patients(
+            pixels=pixels,
+            labels=np.zeros(count, np.int64),
+            offsets=np.arange(count + 1, dtype=np.int64),
+            mean=images.mean,
+            std=images.std,
+        )
+
+
+def load_model(path: Path) -> CardedModel:
+    """The model in a run's folder, or in a weights file, with the card that lies beside it.
+
+    ModelError when there is no card or no weights file, when the weights are not those of the card
+    (SHA-256) or do not fit the model that it names.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    card = load_card(file.parent / MODEL_CARD)
+    weights = read_weights(file)
+    if not card.is_of(weights):
+        raise ModelError(
+            f"expected the weights that {file.parent / MODEL_CARD} is about in {file} and found "
+            f"others; take both files from the same run"
+        )
+    network = build_model(card.model.name, card.images.channels, len(card.images.classes))
+    state = network.state_dict()
+    found = parse_weights(weights, file)
+    arrays.check(
+        {name: found[name] for name in state if name in found}
+        | {name: found[name] for name in found if name not in state},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+    )
+    network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in found.items()})
+    network.eval()
+    return CardedModel(card, network, _evaluation(file.parent / PROTOCOL, card))
+
+
+def _evaluation(file: Path, card: ModelCard) -> Evaluation:
+    """As the study's protocol says where it lies beside the model, else as protocols do by default."""
+    if file.is_file() and (protocol := load_protocol(file)).digest == card.protocol:
+        return protocol.evaluation
+    return Evaluation()

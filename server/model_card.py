@@ -1,0 +1,123 @@
+"""The model card of a run, for machines: the facts of the report about the weights beside it.
+
+In a deployment everything is as hospitals released or stated it. A rehearsal may have too little noised
+mass to read anything from; its card then holds the exact figures, marked as such.
+"""
+
+from math import isfinite, prod
+from pathlib import Path
+from typing import Literal
+
+from common.files import sha256, write_atomic
+from common.histogram import Estimate
+from common.model_card import (
+    MODEL_CARD,
+    Bin,
+    CardHospital,
+    Figure,
+    Judged,
+    ModelCard,
+    OperatingPoint,
+)
+from common.released import Reading
+from common.temperature import Temperature
+from common.weights import parse_weights, read_weights
+from server.app import FINAL_MODEL, kept_update_spec
+from server.checklist import CHECKLIST, checklist
+from server.facts import ReportFacts
+from server.model_card_text import MODEL_CARD_TEXT, markdown
+from server.model_card_words import Size
+
+
+def write_card(folder: Path, facts: ReportFacts) -> None:
+    """Write model-card.json, model_card.md and reporting-checklist.md beside the run's weights.
+
+    `facts` are of the run in `folder`, and of the model that its weights file holds: the caller knows
+    that the run has ended. Without such a file nothing is written. RunError without the array shapes
+    that a run keeps.
+    """
+    model = folder / FINAL_MODEL
+    if not model.is_file():
+        return
+    weights = read_weights(model)
+    card = card_of(facts, weights)
+    size = Size(
+        weights=sum(array.size for array in parse_weights(weights, model).values()),
+        trained=sum(map(prod, kept_update_spec(folder).values())),
+    )
+    write_atomic(folder / MODEL_CARD, card.to_json().encode())
+    write_atomic(folder / MODEL_CARD_TEXT, markdown(card, facts, size).encode())
+    write_atomic(folder / CHECKLIST, checklist(card, facts, size).encode())
+
+
+def card_of(facts: ReportFacts, weights: bytes) -> ModelCard:
+    """The card of the model in `weights`, the bytes of the safetensors file that the run left."""
+    protocol = facts.protocol
+    return ModelCard(
+        study=protocol.study,
+        protocol=protocol.digest,
+        weights=sha256(weights),
+        rounds=len(facts.rounds),
+        rehearsal=facts.rehearsal,
+        model=protocol.model,
+        images=protocol.images,
+        hospitals=tuple(
+            CardHospital(
+                name=hospital.name,
+                nominal_patients=hospital.nominal_patients,
+                rounds=sum(hospital.name in r.answered for r in facts.rounds),
+            )
+            for hospital in protocol.hospitals
+        ),
+        epsilon=_largest_epsilon(facts),
+        delta=protocol.privacy.delta if facts.private else None,
+        judged=_judged(facts),
+    )
+
+
+def _largest_epsilon(facts: ReportFacts) -> float | None:
+    """None where it is no bound: without noise, with noise that can be subtracted, or not stated."""
+    stated = [h.epsilon for h in facts.hospitals]
+    if not facts.private or facts.noise_seeded:
+        return None
+    known = [epsilon for epsilon in stated if epsilon is not None and isfinite(epsilon)]
+    if len(known) < len(stated) or not any(known):
+        return None
+    return max(known)
+
+
+def _judged(facts: ReportFacts) -> Judged | None:
+    """None unless it is the model in the file that was judged: a run may end between evaluations."""
+    if facts.judged_after != len(facts.rounds):
+        return None
+    if facts.released is not None:
+        return _of(facts.released, "released")
+    if facts.rehearsal and facts.pooled is not None and facts.pooled.by_patient is not None:
+        return _of(facts.pooled.by_patient, "exact")
+    return None
+
+
+def _of(reading: Reading, source: Literal["released", "exact"]) -> Judged:
+    point, calibration = reading.operating_point, reading.calibration
+    return Judged(
+        source=source,
+        prevalence=calibration.prevalence,
+        auroc=_figure(reading.auroc),
+        temperature=None if reading.temperature is None else _figure(reading.temperature),
+        operating_point=None
+        if point is None
+        else OperatingPoint(
+            threshold=point.threshold,
+            sensitivity=_figure(point.sensitivity),
+            specificity=_figure(point.specificity),
+        ),
+        reliability=tuple(
+            Bin(low=b.low, high=b.high, observed=b.observed, error=b.error)
+            for b in calibration.bins
+        ),
+    )
+
+
+def _figure(estimate: Estimate | Temperature) -> Figure:
+    low, high = estimate.interval
+    return Figure(value=estimate.value, low=low, high=high)

@@ -1,0 +1,91 @@
+"""A model is taken with its card or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from client.prediction.model import load_model
+from common.errors import ModelError
+from common.model_card import MODEL_CARD
+from common.protocol import Model, load_protocol
+from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_run
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(path)
+    return str(caught.value)
+
+
+def test_a_folder_and_its_weights_file_are_the_same_model(run: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 65536, (3, 32, 32, 1), np.uint16)
+    of_folder, of_file = load_model(run), load_model(run / "model.safetensors")
+    np.testing.assert_array_equal(of_folder.scores(pixels), of_file.scores(pixels))
+    assert not of_folder.network.training
+
+
+def test_no_card_no_model(run: Path) -> None:
+    (run / MODEL_CARD).unlink()
+    assert "ask the coordinator for model-card.json" in refusal(run)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"study": "x"}', "[1, 2"])
+def test_a_malformed_card_is_refused(run: Path, text: str) -> None:
+    (run / MODEL_CARD).write_text(text)
+    assert "expected a model card" in refusal(run)
+
+
+def test_a_card_with_an_unknown_fact_is_refused(run: Path) -> None:
+    facts = json.loads((run / MODEL_CARD).read_text()) | {"approved-for": "patients"}
+    (run / MODEL_CARD).write_text(json.dumps(facts))
+    assert "expected a model card" in refusal(run)
+
+
+def test_other_weights_than_the_card_names_are_refused(run: Path) -> None:
+    arrays = load((run / "model.safetensors").read_bytes())
+    arrays["classifier.bias"] = arrays["classifier.bias"] + np.float32(1e-6)
+    (run / "model.safetensors").write_bytes(save(arrays))
+    assert "found others" in refusal(run)
+
+
+def test_no_weights_no_model(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    assert "cannot read the weights" in refusal(run)
+
+
+def test_weights_of_another_network_than_the_card_names_are_refused(
+    tmp_path: Path, shipped: bytes
+) -> None:
+    assert "unexpected" in refusal(write_run(tmp_path, shipped, model=Model(name="resnet18")))
+
+
+def test_weights_for_other_channels_than_the_card_names_are_refused(
+    tmp_path: Path, shipped: bytes
+) -> None:
+    colour = PHANTOM_IMAGES.model_copy(update={"channels": 3})
+    assert "has shape" in refusal(write_run(tmp_path, shipped, colour))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, shipped: bytes) -> None:
+    arrays = load(shipped)
+    arrays["classifier.bias"] = np.array([0, np.nan], np.float32)
+    assert "not finite" in refusal(write_run(tmp_path, save(arrays)))
+
+
+@pytest.mark.parametrize("of_this_study", [True, False])
+def test_the_study_s_protocol_says_whether_flips_are_averaged(
+    repository: Path, tmp_path: Path, shipped: bytes, of_this_study: bool
+) -> None:
+    text = (repository / "common/examples/lung-nodules.toml").read_text()
+    written = tmp_path / "run" / "protocol.toml"
+    written.parent.mkdir()
+    head, _, tail = text.partition("[evaluation]")
+    written.write_text(
+        f"{head}[evaluation]" + tail.replace("rotations = true", "rotations = false", 1)
+    )
+    digest = load_protocol(written).digest if of_this_study else "5" * 64
+    model = load_model(write_run(tmp_path / "run", shipped, protocol=digest))
+    assert model.evaluation.flips_and_rotations is not of_this_study
