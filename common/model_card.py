@@ -20,7 +20,7 @@ from common.documents import (
 )
 from common.errors import ModelError
 from common.files import sha256
-from common.protocol import Images, Model
+from common.protocol import Evaluation, Images, Model
 
 MODEL_CARD = "model-card.json"
 MAX_CARD_BYTES = 1 << 20
@@ -85,6 +85,7 @@ class CardHospital(_Part):
 class ModelCard(_Part):
     """One trained model. `weights` is the SHA-256 of the bytes of its safetensors file.
 
+    `images` and `evaluation` say, as in the study's protocol, what the model is shown and what its score is.
     `epsilon` is the largest that a hospital's training patients have spent in this study at `delta`;
     None without differential privacy or where it is not known.
     """
@@ -96,6 +97,7 @@ class ModelCard(_Part):
     rehearsal: bool
     model: Model
     images: Images
+    evaluation: Evaluation
     hospitals: Annotated[tuple[CardHospital, ...], Field(min_length=1, strict=False)]
     epsilon: PositiveFloat | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -61,6 +61,7 @@ def card_of(facts: ReportFacts, weights: bytes) -> ModelCard:
         rehearsal=facts.rehearsal,
         model=protocol.model,
         images=protocol.images,
+        evaluation=protocol.evaluation,
         hospitals=tuple(
             CardHospital(
                 name=hospital.name,

@@ -70,9 +70,11 @@ def _details(card: ModelCard, facts: ReportFacts, size: Size) -> Iterator[tuple[
     yield "weights file", f"SHA-256 {code(card.weights)}"
     yield "architecture", architecture(protocol, size)
     yield "input", preprocessing(protocol.images)
+    averaged = "the mean over eight flips and rotations, "
     yield (
         "output",
-        f"a score from 0 to 1 for {positive(protocol)}; it is no probability before it is calibrated",
+        f"a score from 0 to 1 for {positive(protocol)}, "
+        f"{averaged if card.evaluation.flips_and_rotations else ''}no probability before it is calibrated",
     )
     yield "initial model", initial_model(protocol)
     yield "training", training(protocol)

@@ -14,11 +14,9 @@ from common import arrays
 from common.errors import ModelError
 from common.model_card import MODEL_CARD, ModelCard, load_card
 from common.models import build_model
-from common.protocol import Evaluation, load_protocol
 from common.weights import parse_weights, read_weights
 
 WEIGHTS = "model.safetensors"
-PROTOCOL = "protocol.toml"
 
 CPU = torch.device("cpu")
 
@@ -29,11 +27,10 @@ class CardedModel:
 
     card: ModelCard
     network: nn.Module
-    evaluation: Evaluation  # how the study scores an image
 
     def scores(self, pixels: Pixels) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         """(N,) scores in 0..1 of (N, size, size, channels) pixels, as `client.training` evaluates."""
-        return evaluate(self.network, self.views_of(pixels), self.evaluation, CPU).score
+        return evaluate(self.network, self.views_of(pixels), self.card.evaluation, CPU).score
 
     def views_of(self, pixels: Pixels) -> Patients:
         """`pixels` as the study's model is shown them: each an image without a label."""
@@ -71,11 +68,4 @@ def load_model(path: Path) -> CardedModel:
     )
     network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in found.items()})
     network.eval()
-    return CardedModel(card, network, _evaluation(file.parent / PROTOCOL, card))
-
-
-def _evaluation(file: Path, card: ModelCard) -> Evaluation:
-    """As the study's protocol says where it lies beside the model, else as protocols do by default."""
-    if file.is_file() and (protocol := load_protocol(file)).digest == card.protocol:
-        return protocol.evaluation
-    return Evaluation()
+    return CardedModel(card, network)

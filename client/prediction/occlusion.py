@@ -78,7 +78,7 @@ class _Logit(nn.Module):
     def __init__(self, model: CardedModel) -> None:
         super().__init__()
         self._network = model.network
-        self._turns = range(SYMMETRIES if model.evaluation.flips_and_rotations else 1)
+        self._turns = range(SYMMETRIES if model.card.evaluation.flips_and_rotations else 1)
 
     def forward(self, images: Tensor) -> Tensor:
         each = [torch.log_softmax(self._network(turned(images, k)), dim=1) for k in self._turns]

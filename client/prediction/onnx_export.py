@@ -82,7 +82,7 @@ class _Scoring(nn.Module):
         super().__init__()
         self._network = model.network
         self._mean, self._std = model.card.images.mean, model.card.images.std
-        self._turns = range(SYMMETRIES if model.evaluation.flips_and_rotations else 1)
+        self._turns = range(SYMMETRIES if model.card.evaluation.flips_and_rotations else 1)
 
     def forward(self, images: Tensor) -> Tensor:
         views = (images - self._mean) / self._std
@@ -125,7 +125,7 @@ def _facts(model: CardedModel) -> dict[str, str]:
         "protocol": card.protocol,
         "weights": card.weights,
         "classes": ",".join(card.images.classes),
-        "mean-over-flips-and-rotations": str(model.evaluation.flips_and_rotations).lower(),
+        "mean-over-flips-and-rotations": str(model.card.evaluation.flips_and_rotations).lower(),
         "card": card.to_json(),
     }
     if judged is not None and judged.temperature is not None:

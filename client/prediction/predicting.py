@@ -55,7 +55,7 @@ class Predicting:
                 f"({len(self.set_aside)} set aside{first}); correct what is given"
             )
         card = self.model.card
-        averaged = self.model.evaluation.flips_and_rotations
+        averaged = self.model.card.evaluation.flips_and_rotations
         self._write(CSV, as_csv(self.found).encode("utf-8", "backslashreplace"))
         self._write(JSON, as_json(self.found, self.set_aside, card, averaged).encode())
         text = page(self.found, self.pictures, self.set_aside, card)

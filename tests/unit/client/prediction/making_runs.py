@@ -16,7 +16,7 @@ from common.model_card import (
     OperatingPoint,
 )
 from common.phantom import Phantoms, phantom_patches, to_grey8
-from common.protocol import CtPatches, Images, Model
+from common.protocol import CtPatches, Evaluation, Images, Model
 
 PHANTOM_IMAGES = Images(
     classes=("non-nodule", "nodule"), size=32, mean=0.4, std=0.25, ct=CtPatches(size_mm=22.4)
@@ -56,6 +56,7 @@ def write_run(
         rehearsal=True,
         model=model or Model(),
         images=images,
+        evaluation=Evaluation(),
         hospitals=(CardHospital(name="north", nominal_patients=120, rounds=10),),
         judged=JUDGED,
     ).model_copy(update=changes)

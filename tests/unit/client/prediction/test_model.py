@@ -10,7 +10,8 @@ from safetensors.numpy import load, save
 from client.prediction.model import load_model
 from common.errors import ModelError
 from common.model_card import MODEL_CARD
-from common.protocol import Model, load_protocol
+from common.phantom import phantom_patches, to_grey8
+from common.protocol import Evaluation, Model
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_run
 
 
@@ -75,17 +76,12 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, shipped: bytes)
     assert "not finite" in refusal(write_run(tmp_path, save(arrays)))
 
 
-@pytest.mark.parametrize("of_this_study", [True, False])
-def test_the_study_s_protocol_says_whether_flips_are_averaged(
-    repository: Path, tmp_path: Path, shipped: bytes, of_this_study: bool
+@pytest.mark.parametrize("averaged", [True, False])
+def test_the_card_says_whether_a_score_is_the_mean_over_the_symmetries(
+    tmp_path: Path, shipped: bytes, averaged: bool
 ) -> None:
-    text = (repository / "common/examples/lung-nodules.toml").read_text()
-    written = tmp_path / "run" / "protocol.toml"
-    written.parent.mkdir()
-    head, _, tail = text.partition("[evaluation]")
-    written.write_text(
-        f"{head}[evaluation]" + tail.replace("rotations = true", "rotations = false", 1)
-    )
-    digest = load_protocol(written).digest if of_this_study else "5" * 64
-    model = load_model(write_run(tmp_path / "run", shipped, protocol=digest))
-    assert model.evaluation.flips_and_rotations is not of_this_study
+    of = Evaluation(flips_and_rotations=averaged)
+    model = load_model(write_run(tmp_path, shipped, evaluation=of))
+    pixels = to_grey8(phantom_patches(4, seed=3).hu).numpy()[..., None]
+    there, turned = model.scores(pixels), model.scores(np.rot90(pixels, axes=(1, 2)).copy())
+    assert np.allclose(there, turned, atol=1e-6) is averaged

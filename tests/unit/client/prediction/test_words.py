@@ -6,7 +6,7 @@ import pytest
 
 from client.prediction.words import meaning_of, percent
 from common.model_card import CardHospital, ModelCard
-from common.protocol import Model
+from common.protocol import Evaluation, Model
 from tests.unit.client.prediction.making_runs import JUDGED, PHANTOM_IMAGES
 
 
@@ -20,6 +20,7 @@ def card(**changes: object) -> ModelCard:
         rehearsal=False,
         model=Model(),
         images=PHANTOM_IMAGES,
+        evaluation=Evaluation(),
         hospitals=(CardHospital(name="a", nominal_patients=9, rounds=1),),
         judged=judged,
     )
