@@ -62,7 +62,10 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
     console.print(
-        f"results: {folder}/report.html, privacy-statement.md, model.safetensors, summary.json",
+        f"results: {folder}/report.html, model_card.md, privacy-statement.md, model.safetensors, "
+        f"summary.json\n"
+        f"next: intramural-client verify --site {folder}/hospitals/{facts.hospitals[0].name}/site.toml "
+        f"(do the hospital's books agree?), intramural-client predict {folder} IMAGES",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,11 +1,13 @@
 """docs/first-study.md, run as written: DICOM export, data report, study, evaluation, prediction, ledger."""
 
 import csv
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.browser import open_page
 from tests.e2e.test_guides import DOCS, environment, lacking, sections
 
 GUIDE = DOCS / "first-study.md"
@@ -41,6 +43,7 @@ def test_the_whole_path_as_it_is_written(tmp_path: Path) -> None:
             missing = lacking(block.seen, done.stdout)
             assert missing is None, f"{heading}: not seen: {missing}\n{done.stdout}"
     _what_is_left(tmp_path)
+    _no_page_asks_for_anything(tmp_path)
 
 
 def _what_is_left(folder: Path) -> None:
@@ -59,3 +62,25 @@ def _what_is_left(folder: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
     for path in (folder / "north").iterdir():
         assert "NORTH-00" not in path.read_text(), path
+
+
+PAGES = {
+    "north.html": "Data report of north",
+    "runs/first/report.html": "Learning curve",
+    "north/evaluation.html": "Evaluation at north",
+    "north/report.html": "Report for north",
+    "visitor/predictions.html": "says of 4 findings",
+}
+
+
+def _no_page_asks_for_anything(folder: Path) -> None:
+    if shutil.which("chromium") is None:
+        return  # the rest of the path was walked; the pages' own tests read their HTML
+    for number, (page, said) in enumerate(PAGES.items()):
+        opened = open_page((folder / page).as_uri(), folder / f"browser-{number}")
+        assert said in opened.dom, page
+        assert "Content Security Policy" not in opened.complaints, page
+        assert opened.requests == frozenset(), page
+    leak = folder / "leak.html"
+    leak.write_text('<img src="http://pictures.example/1.png"><p>a page that asks')
+    assert open_page(leak.as_uri(), folder / "leak").requests == {"http://pictures.example/1.png"}
