@@ -89,14 +89,14 @@ def check(
 
     With --data and --protocol the images alone: before anything else is set up here.
     """
-    from client.check import DataLook, findings, planted_canary, print_findings
+    from client.check import findings, planted_canary
+    from client.data_check import DataLook, findings_of_data
+    from client.finding import print_findings
 
     look = DataLook(data_report)
     if (data is None) != (protocol is None):
         raise typer.BadParameter("--data and --protocol belong together")
     if data is not None and protocol is not None:
-        from client.data_check import findings_of_data
-
         fine = print_findings(findings_of_data(data, protocol, hospital, look))
     else:
         fine = print_findings(findings(site, connection, look))
@@ -109,7 +109,8 @@ def check(
 @app.command()
 def start(site: Site = SITE, connection: ConnectionFile = CONNECTION) -> None:
     """Serve the coordinator: the vault without network, the relay without patients, until SIGTERM."""
-    from client.check import findings, print_findings
+    from client.check import findings
+    from client.finding import print_findings
 
     if not print_findings(findings(site, connection), kept=True):
         raise typer.Exit(EXIT_REFUSED)

@@ -9,67 +9,36 @@ import os
 import shutil
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException, HTTPSConnection
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 from rich.console import Console
-from rich.markup import escape
 
 from client.connection import Connection, load_connection
-from client.data import PATCHES, Cohort, SetAside, open_cohort
-from client.egress import large_enough
+from client.data_check import DataLook, data_findings
 from client.egress_log import EgressLog
+from client.finding import Finding, Verdict, print_findings
 from client.ledger import Ledger
 from client.node import check_fit, relay_environment
 from client.policy import SitePolicy, load_policy
-from client.redaction import in_words
 from client.relay import BUNDLES
 from client.vault_process import PROTOCOL
 from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, user_wall
 from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
-from common.metrics import patients_per_class
-from common.protocol import StudyProtocol, load_protocol
-
-if TYPE_CHECKING:
-    from client.data.survey import Survey
+from common.protocol import load_protocol
 
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
 FEW_DAYS = 30
-MOST_NAMED = 20  # files and findings that are set aside
 # Flower takes a signature of 5 s ahead to 305 s behind its own clock (flwr superlink node_auth).
 AHEAD_SECONDS, BEHIND_SECONDS = 4.0, 290.0
 NETWORK_SECONDS = 10.0
-
-Verdict = Literal["good", "look", "bad"]  # "look": it works, and somebody should know
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, how it is, and in one sentence why and what to do.
-
-    `in_log` takes the place of a sentence that names files of patients where it would be kept.
-    """
-
-    what: str
-    verdict: Verdict
-    said: str
-    in_log: str | None = None
-
-
-@dataclass(frozen=True)
-class DataLook:
-    """That the images are to be judged too, which takes seconds more, with a page at `report` or none."""
-
-    report: Path | None = None
 
 
 def findings(site: Path, connection_file: Path, look: DataLook | None = None) -> Iterator[Finding]:
@@ -117,19 +86,6 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
         yield import_wall({**os.environ, **relay_environment(connection)})
     except HospitalError as error:
         yield Wall("users", False, str(error))
-
-
-def print_findings(found: Iterator[Finding], *, kept: bool = False) -> bool:
-    """Print each finding as it is made; whether none is bad. `kept`: what is printed goes to a log."""
-    console, fine = Console(), True
-    colours = {"good": "green", "look": "yellow", "bad": "red"}
-    for finding in found:
-        fine = fine and finding.verdict != "bad"
-        verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-        said = finding.in_log if kept and finding.in_log is not None else finding.said
-        line = f"{verdict}  [bold]{finding.what}[/]: {escape(said)}"
-        console.print(line, highlight=False, soft_wrap=True)
-    return fine
 
 
 def planted_canary(site: Path) -> bool:
@@ -181,74 +137,6 @@ def _study(site: Path, policy: SitePolicy, look: DataLook | None) -> Iterator[Fi
             f"'{protocol.study}' is not approved by this hospital: intramural-client approve {path}",
         )
     yield from data_findings(policy, protocol, look)
-
-
-def data_findings(
-    policy: SitePolicy, protocol: StudyProtocol, look: DataLook | None
-) -> Iterator[Finding]:
-    """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
-    apart: list[SetAside] = []
-    folder, images, pattern = policy.data, protocol.images, policy.patient_id_pattern
-    cache, surveyed = _patches_of(policy), None
-    try:
-        if look is None:
-            cohort = open_cohort(folder, images, pattern, cache=cache, set_aside=apart)
-        else:
-            from client.data.survey import survey
-
-            surveyed = survey(folder, images, pattern, cache=cache, set_aside=apart)
-            if surveyed.refusal is not None:
-                raise surveyed.refusal
-            cohort = surveyed.cohort
-        yield _patients(policy, protocol, cohort, apart)
-    except IntramuralError as error:
-        yield Finding("data", "bad", str(error), in_log=in_words(error))
-    if look is not None:
-        yield _judged(policy, protocol, surveyed, apart, look)
-
-
-def _judged(
-    policy: SitePolicy,
-    protocol: StudyProtocol,
-    surveyed: "Survey | None",
-    apart: list[SetAside],
-    look: DataLook,
-) -> Finding:
-    from client.inspection.report import data_verdict  # loads torch, scikit-learn and matplotlib
-
-    what = "data for this study"
-    try:
-        verdict = data_verdict(policy, protocol, surveyed, apart, look.report)
-    except IntramuralError as error:
-        return Finding(what, "bad", str(error), in_log=in_words(error))
-    marks: dict[str, Verdict] = {"fit": "good", "fit with warnings": "look", "unfit": "bad"}
-    reasons = "".join(f"\n        {one.severity}: {one.said}" for one in verdict.reasons)
-    page = "" if look.report is None else f"\n        {look.report} says more; it stays here"
-    return Finding(what, marks[verdict.word], verdict.word + reasons + page, in_log=verdict.word)
-
-
-def _patients(
-    policy: SitePolicy, protocol: StudyProtocol, cohort: Cohort, apart: list[SetAside]
-) -> Finding:
-    training, validation = len(cohort.training), cohort.validation
-    nominal = protocol.hospital(policy.hospital).nominal_patients
-    said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
-    least = policy.limits.smallest_group
-    if not large_enough(patients_per_class(validation.labels, validation.patient_of_image), least):
-        return Finding(
-            "data", "look", f"{said}; score histograms stay here: a class has fewer than {least}"
-        )
-    if apart:
-        count = f"{said}; {len(apart)} files and findings are set aside"
-        named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
-        return Finding("data", "look", count + named, in_log=count)
-    return Finding("data", "good" if 2 * training >= nominal else "look", said)
-
-
-def _patches_of(policy: SitePolicy) -> Path | None:
-    """Where the vault keeps patches, if what we write there is the vault's own: else None."""
-    own = policy.state.is_dir() and policy.state.stat().st_uid == os.geteuid()
-    return policy.state / PATCHES if own else None
 
 
 def _ledger(policy: SitePolicy) -> Finding:

@@ -1,13 +1,39 @@
-"""The images looked at for one study before anything else is set up: no policy, no ledger, no coordinator."""
+"""A hospital's images looked at for one study, as the vault will read them: are they fit for it?
 
-from collections.abc import Iterator
+With a policy as a part of `intramural-client check`, or alone, before anything else is set up.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from client.check import DataLook, Finding, data_findings
+from rich.console import Console
+from rich.progress import Progress
+
+from client.data import PATCHES, Cohort, SetAside, open_cohort
+from client.egress import large_enough
+from client.finding import Finding, Verdict
 from client.policy import Limits, SitePolicy
+from client.redaction import in_words
 from common.errors import IntramuralError
-from common.protocol import load_protocol
+from common.metrics import patients_per_class
+from common.protocol import StudyProtocol, load_protocol
+
+if TYPE_CHECKING:
+    from client.data.survey import Survey
+
+MOST_NAMED = 20  # files and findings that are set aside
+
+
+@dataclass(frozen=True)
+class DataLook:
+    """That the images are to be judged too, which takes seconds more, with a page at `report` or none."""
+
+    report: Path | None = None
 
 
 def findings_of_data(
@@ -36,3 +62,85 @@ def findings_of_data(
             limits=Limits.just_for(protocol),
         )
         yield from data_findings(policy, protocol, look)
+
+
+def data_findings(
+    policy: SitePolicy, protocol: StudyProtocol, look: DataLook | None
+) -> Iterator[Finding]:
+    """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
+    apart: list[SetAside] = []
+    folder, images, pattern = policy.data, protocol.images, policy.patient_id_pattern
+    cache, surveyed = _patches_of(policy), None
+    try:
+        with _bar() as told:
+            if look is None:
+                cohort = open_cohort(
+                    folder, images, pattern, cache=cache, progress=told, set_aside=apart
+                )
+            else:
+                from client.data.survey import survey
+
+                surveyed = survey(
+                    folder, images, pattern, cache=cache, progress=told, set_aside=apart
+                )
+                if surveyed.refusal is not None:
+                    raise surveyed.refusal
+                cohort = surveyed.cohort
+        yield _patients(policy, protocol, cohort, apart)
+    except IntramuralError as error:
+        yield Finding("data", "bad", str(error), in_log=in_words(error))
+    if look is not None:
+        yield _judged(policy, protocol, surveyed, apart, look)
+
+
+def _judged(
+    policy: SitePolicy,
+    protocol: StudyProtocol,
+    surveyed: "Survey | None",
+    apart: list[SetAside],
+    look: DataLook,
+) -> Finding:
+    from client.inspection.report import data_verdict  # loads torch, scikit-learn and matplotlib
+
+    what = "data for this study"
+    try:
+        verdict = data_verdict(policy, protocol, surveyed, apart, look.report)
+    except IntramuralError as error:
+        return Finding(what, "bad", str(error), in_log=in_words(error))
+    marks: dict[str, Verdict] = {"fit": "good", "fit with warnings": "look", "unfit": "bad"}
+    reasons = "".join(f"\n        {one.severity}: {one.said}" for one in verdict.reasons)
+    page = "" if look.report is None else f"\n        {look.report} says more; it stays here"
+    return Finding(what, marks[verdict.word], verdict.word + reasons + page, in_log=verdict.word)
+
+
+def _patients(
+    policy: SitePolicy, protocol: StudyProtocol, cohort: Cohort, apart: list[SetAside]
+) -> Finding:
+    training, validation = len(cohort.training), cohort.validation
+    nominal = protocol.hospital(policy.hospital).nominal_patients
+    said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
+    least = policy.limits.smallest_group
+    if not large_enough(patients_per_class(validation.labels, validation.patient_of_image), least):
+        return Finding(
+            "data", "look", f"{said}; score histograms stay here: a class has fewer than {least}"
+        )
+    if apart:
+        count = f"{said}; {len(apart)} files and findings are set aside"
+        named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
+        return Finding("data", "look", count + named, in_log=count)
+    return Finding("data", "good" if 2 * training >= nominal else "look", said)
+
+
+def _patches_of(policy: SitePolicy) -> Path | None:
+    """Where the vault keeps patches, if what we write there is the vault's own: else None."""
+    own = policy.state.is_dir() and policy.state.stat().st_uid == os.geteuid()
+    return policy.state / PATCHES if own else None
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error output, told (done, total); nothing where nobody sees it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

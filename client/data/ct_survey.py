@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.ct_folder import Placed, open_ct_folder
+from client.data.ct_folder import Placed, Progress, open_ct_folder
 from client.data.dicom import CtSlice
 from client.data.quarantine import SetAside
 from client.data.series import Volume
@@ -16,11 +16,12 @@ def survey_ct(
     folder: Path,
     images: Images,
     cache: Path | None,
+    progress: Progress,
     set_aside: list[SetAside],
 ) -> Survey:
     """As `survey`, of which this is one layout."""
     used: list[Placed] = []
-    cohort = open_ct_folder(folder, images, cache, lambda _done, _total: None, set_aside, used)
+    cohort = open_ct_folder(folder, images, cache, progress, set_aside, used)
     facts = [_facts(one.volume) for one in used]
     return Survey(
         cohort=cohort,

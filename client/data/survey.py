@@ -4,6 +4,7 @@ Unlike a cohort this names patients and says how an image was made, so it lives 
 `intramural-client check` looks at it, at the hospital; no training and no message sees one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def survey(
     patient_id_pattern: str | None,
     *,
     cache: Path | None,
+    progress: Callable[[int, int], None] | None = None,
     set_aside: list[SetAside],
 ) -> Survey:
     """All images of one hospital; the arguments are those of `open_cohort`.
@@ -88,7 +90,8 @@ def survey(
     if has_ct(folder):
         from client.data.ct_survey import survey_ct  # loads pydicom and scipy
 
-        return survey_ct(folder, images, cache, set_aside)
+        told = progress or (lambda _done, _total: None)
+        return survey_ct(folder, images, cache, told, set_aside)
     listed = list_rows(folder, images, patient_id_pattern)
     ordered = sorted(listed, key=lambda image: image.validation)
     refusal = None

@@ -21,7 +21,8 @@ from client import check
 from client.__main__ import app
 from client.approval import approve as approve_policy
 from client.approval import begin
-from client.check import Finding, print_findings
+from client.data_check import DataLook
+from client.finding import Finding, print_findings
 from client.keys import make_hospital_key
 from common.errors import EgressError, PolicyError
 from common.protocol import StudyProtocol, parse_protocol
@@ -311,9 +312,9 @@ def test_where_a_log_keeps_it_no_file_of_a_patient_is_named(
     """`start` writes to a terminal or to the journal of the machine; `check` is for eyes."""
     spoil_image(package)
     data = [finding for finding in package.findings().values() if finding.what == "data"]
-    assert not check.print_findings(iter(data))
+    assert not print_findings(iter(data))
     assert "3.png" in capsys.readouterr().out
-    assert not check.print_findings(iter(data), kept=True)
+    assert not print_findings(iter(data), kept=True)
     said = capsys.readouterr().out
     assert "3.png" not in said
     assert "intramural-client check" in said
@@ -322,7 +323,7 @@ def test_where_a_log_keeps_it_no_file_of_a_patient_is_named(
 def judged(package: Package, report: Path | None = None) -> dict[str, Finding]:
     package.findings()  # writes its files
     site, connection = package.folder / "site.toml", package.folder / "connection.toml"
-    found = check.findings(site, connection, check.DataLook(report))
+    found = check.findings(site, connection, DataLook(report))
     return {finding.what: finding for finding in found}
 
 
