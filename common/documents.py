@@ -7,11 +7,12 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from common.files import sha256
 
@@ -73,7 +74,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     found = problem.get("input")
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(set(_known_keys(model))), n=1, cutoff=0.5)
+        near = _nearest(key, _known_keys(_table(model, problem["loc"][:-1]))) or _nearest(
+            key, _known_keys(model)
+        )
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"unknown key '{shown(where)}'{hint}"
     if problem["type"] == "missing":
@@ -93,10 +96,28 @@ def shown(value: object, form: Callable[[object], str] = str) -> str:
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
+def _nearest(key: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(key, sorted(set(known)), n=1, cutoff=0.5)
+
+
+def _table(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """The model of the table at `path` in a document of type `model`; numbers are places in an array."""
+    for name in path:
+        fields = (field for field in model.model_fields.values() if field.alias == name)
+        model = next((part for field in fields for part in _models_in(field)), model)
+    return model
+
+
+def _models_in(field: FieldInfo) -> Iterator[type[BaseModel]]:
+    """The models in a field's type: itself, or what it is a tuple of or may be."""
+    for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield part
+
+
 def _known_keys(model: type[BaseModel]) -> Iterator[str]:
     for field in model.model_fields.values():
         if field.alias:
             yield field.alias
-        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _known_keys(part)
+        for part in _models_in(field):
+            yield from _known_keys(part)

@@ -9,6 +9,8 @@ a choice that depended on patients would be a release.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,22 +23,41 @@ log = logging.getLogger("intramural.precision")
 # a cosine of 0.995, and the noise of a private step is many times that. bf16 has about 0.06 on the CPU.
 TOLERANCE = 0.1
 
+_LOCK = Lock()
+_ASKED: list[bool] = []  # whoever is inside `products` now: whether it asked for exact ones
+_BEFORE: list[str] = []  # the settings as they were before the first of them
+
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
     """Inside, CUDA multiplies float32 in TF32 if `precision` is "tf32" and exactly if not.
 
-    PyTorch's own default is TF32 for convolutions and float32 for matrices.
+    PyTorch's own default is TF32 for convolutions and float32 for matrices. The setting is the
+    process's, and a rehearsal's hospitals are threads of one: while anybody asks for exact products,
+    all are exact.
     """
-    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
+    exact = precision != "tf32"
+    with _LOCK:
+        if not _ASKED:
+            _BEFORE[:] = [setting.fp32_precision for setting in _settings()]
+        _ASKED.append(exact)
+        _set()
     try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+        with _LOCK:
+            _ASKED.remove(exact)
+            _set()
+
+
+def _settings() -> tuple[Any, Any]:
+    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+
+
+def _set() -> None:
+    now = "ieee" if any(_ASKED) else "tf32"
+    for setting, before in zip(_settings(), _BEFORE, strict=True):
+        setting.fp32_precision = now if _ASKED else before
 
 
 def low_precision(precision: Precision, device: torch.device) -> torch.autocast:

@@ -14,6 +14,7 @@ from client.ledger import Ledger
 from client.policy import load_policy
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise
+from client.vault import Vault
 from common.errors import RunError
 from common.protocol import StudyProtocol
 from server.app import Run
@@ -117,8 +118,8 @@ def test_a_hospital_that_is_lost_on_the_way_is_missing_and_the_quorum_decides(
             asked[0] += node == 3
             return None if node == 3 and asked[0] > 2 else reply  # hello and round 1 arrive
 
-        def run(run_: Run, sites: list[Path]) -> None:
-            run_local(run_, sites, transport=transport)
+        def run(run_: Run, sites: list[Path], vault: Callable[[Path], Vault]) -> None:
+            run_local(run_, sites, transport=transport, vault=vault)
 
         monkeypatch.setattr("simulation.rehearsal.run_local", run)
         return rehearsal.carry_out(Silent(), resume=False)

@@ -92,6 +92,20 @@ def test_products_are_exact_unless_asked_and_settings_come_back() -> None:
     assert [setting.fp32_precision for setting in settings] == before
 
 
+def test_another_thread_makes_no_product_inexact_and_leaves_nothing_behind() -> None:
+    """Two hospitals of a rehearsal: the first to end must not bring TF32 back to the other."""
+    settings = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    first, second = products("float32"), products("float32")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with products("tf32"):
+        assert [s.fp32_precision for s in settings] == ["ieee", "ieee"]
+    second.__exit__(None, None, None)
+    assert [setting.fp32_precision for setting in settings] == before
+
+
 def test_weight_gradients_are_recorded_in_exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """In TF32, too: norms and sums must be of the same numbers."""
     seen = []
