@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from client.privacy.accounting import Epsilon
 from client.statement import Statement, StudyFacts, as_json
 from common.files import write_atomic
+from common.markdown import items, table
 
 MARKDOWN = "privacy-statement.md"
 JSON = "privacy-statement.json"
@@ -149,7 +150,7 @@ def markdown(statements: Sequence[Statement], *, rehearsal: bool = False) -> str
     if not by_study:
         parts.append("Nothing was released: the ledgers hold no reservation.\n")
     parts.append("## For life\n\n" + _for_life(statements))
-    releases = _table(("what leaves the hospital", "covered?", "because"), _releases(rehearsal))
+    releases = table(("what leaves the hospital", "covered?", "because"), _releases(rehearsal))
     parts.append(
         "## Every release, and whether the guarantee covers it\n\n"
         + releases
@@ -157,12 +158,12 @@ def markdown(statements: Sequence[Statement], *, rehearsal: bool = False) -> str
         "stays in the hospital: images, patient numbers, exact scores, gradients, losses, the true "
         "number of patients, the ledger and the log.\n"
     )
-    parts.append("## Public by assumption\n\n" + _list(PUBLIC))
-    parts.append("## What is not protected\n\n" + _list(NOT_PROTECTED))
+    parts.append("## Public by assumption\n\n" + items(PUBLIC))
+    parts.append("## What is not protected\n\n" + items(NOT_PROTECTED))
     ledgers = [(s.hospital, str(s.entries), f"`{s.head}`") for s in statements]
     parts.append(
         "## The ledgers behind this statement\n\n"
-        + _table(("hospital", "entries", "hash of the last entry"), ledgers)
+        + table(("hospital", "entries", "hash of the last entry"), ledgers)
         + "\n`intramural-client ledger verify --head HASH` says whether a hash is in a ledger.\n"
     )
     parts.append("## Signed\n\n" + _SIGNATURE)
@@ -190,7 +191,7 @@ def _study_section(rows: list[tuple[Statement, StudyFacts]]) -> str:
             for account, facts in study.accounts.items()
         ]
         header = ("hospital", "patients", "guarantee", "agreed epsilon", "accountants")
-        parts.append(_table((*header, "right guesses at most"), guarantee))
+        parts.append(table((*header, "right guesses at most"), guarantee))
         parts.append(
             "The last column: somebody who sees every covered release and has to guess at even odds "
             "whether one given patient took part is right at most so often (50 % is a coin), "
@@ -198,7 +199,7 @@ def _study_section(rows: list[tuple[Statement, StudyFacts]]) -> str:
         )
     else:
         parts.append("**This study gives no privacy guarantee.**\n")
-    parts.append(_table(("item", "what ran"), _items(rows)))
+    parts.append(table(("item", "what ran"), _items(rows)))
     mechanisms = [
         (
             statement.hospital,
@@ -213,7 +214,7 @@ def _study_section(rows: list[tuple[Statement, StudyFacts]]) -> str:
         for sigma, q, steps in facts.mechanisms
     ]
     columns = ("hospital", "patients", "noise multiplier sigma", "rate q", "steps T")
-    parts.append(_table((*columns, "nominal patients"), mechanisms))
+    parts.append(table((*columns, "nominal patients"), mechanisms))
     requests = [
         (
             statement.hospital,
@@ -225,7 +226,7 @@ def _study_section(rows: list[tuple[Statement, StudyFacts]]) -> str:
         for statement, study in rows
     ]
     counted = ("hospital", "requests answered", "reserved only", "first reservation (UTC)")
-    parts.append(_table((*counted, "last reservation (UTC)"), requests))
+    parts.append(table((*counted, "last reservation (UTC)"), requests))
     return "\n".join(parts)
 
 
@@ -291,7 +292,7 @@ def _for_life(statements: Sequence[Statement]) -> str:
         for account, epsilon in statement.for_life.items():
             cap = "-" if statement.cap is None else f"{statement.cap:g}"
             rows.append((statement.hospital, account, _epsilon(epsilon, statement.seeded), cap))
-    return "All studies in a hospital's ledger together, composed and not added up.\n\n" + _table(
+    return "All studies in a hospital's ledger together, composed and not added up.\n\n" + table(
         ("hospital", "patients", "guarantee", "lifetime cap"), rows
     )
 
@@ -325,12 +326,3 @@ def _values(study: StudyFacts, term: str) -> str:
 
 def _releases(rehearsal: bool) -> tuple[tuple[str, str, str], ...]:
     return (*RELEASES, REHEARSAL_RELEASE) if rehearsal else RELEASES
-
-
-def _list(items: Iterable[str]) -> str:
-    return "".join(f"- {item}\n" for item in items)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
