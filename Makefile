@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPTIONS ?=  # more for intramural-simulate, e.g. OPTIONS="--rounds 3"
-# Two files of tests at a time, one a core; the crash matrix has real processes and goes alone.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+# Two files of tests at a time, one a core, the long ones first; the crash matrix has real processes and goes alone.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The wheels and their hashes, from which a machine without network is installed (docs/supply-chain.md).
 WHEELHOUSE ?= wheelhouse
 
