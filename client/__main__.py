@@ -24,13 +24,6 @@ from common.refusing import refusing
 from common.supervisor import stop_when_told
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(ledger_app, name="ledger")
-app.command()(gate_commands.approve)
-app.command()(gate_commands.verify)
-app.command()(pack)
-app.command()(evaluate)
-app.command()(predict)
-app.command()(export_onnx)
 
 ConnectionFile = Annotated[Path, typer.Option("--connection", help="The relay's settings.")]
 CONNECTION = Path("connection.toml")
@@ -58,6 +51,9 @@ def keygen(
             f"next: send {made.request} to the coordinator, and read out the fingerprint on the "
             f"telephone when they call"
         )
+
+
+app.command()(gate_commands.approve)
 
 
 @app.command()
@@ -169,6 +165,14 @@ def report(
         f"written: {out / MARKDOWN} and the same facts as .json\n"
         f"written: {page}, for this hospital alone: exact figures of your patients"
     )
+
+
+app.command()(gate_commands.verify)
+app.command()(pack)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(export_onnx)
+app.add_typer(ledger_app, name="ledger")
 
 
 def main() -> None:
