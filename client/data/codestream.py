@@ -1,7 +1,7 @@
 """Compressed pixels of one slice -> stored values, where a decoder for them is installed.
 
 A codestream states its own size and could ask for a thousand times what the DICOM header says
-(THREATS.md T18), so both are compared before a decoder sees it.
+(THREATS.md T18), so both are compared before a decoder sees it; and the decoder is in a process of its own.
 """
 
 import struct
@@ -13,6 +13,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import RLELossless
 
+from client.data.child import in_child
 from client.data.quarantine import NotUsable
 
 _JPEG_FAMILY = (
@@ -31,6 +32,7 @@ _JPEG_2000 = (
     "1.2.840.10008.1.2.4.203",
 )
 COMPRESSED = (str(RLELossless), *_JPEG_FAMILY, *_JPEG_2000)
+_DAMAGED = "its compressed pixels are damaged"
 _NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)  # within C0..CF: tables, which state no size
 
 
@@ -51,27 +53,34 @@ def decode(
             found = _jpeg_2000_size(frame)
         else:
             found = shape  # RLE states none: what it can become is bounded by the file's size
-        if found != shape:
-            raise NotUsable("its compressed image is not of the size that the header says")
-        options: dict[str, Any] = {
-            "rows": shape[0],
-            "columns": shape[1],
-            "number_of_frames": 1,
-            "samples_per_pixel": 1,
-            "photometric_interpretation": "MONOCHROME2",
-            "bits_allocated": 16,
-            "bits_stored": bits_stored,
-            "pixel_representation": int(signed),
-            "pixel_keyword": "PixelData",
-        }
-        decoded, _ = get_decoder(syntax).as_array(encapsulated, raw=True, **options)
-        words: npt.NDArray[np.uint16] = decoded.reshape(shape).astype(np.int32).astype(np.uint16)
-        return words
     except NotUsable:
         raise
-    # The bytes drive the decoder, which raises whatever it meets and would quote it.
+    # The bytes drive the parser, which raises whatever it meets and would quote it.
     except Exception:
-        raise NotUsable("its compressed pixels are damaged") from None
+        raise NotUsable(_DAMAGED) from None
+    if found != shape:
+        raise NotUsable("its compressed image is not of the size that the header says")
+    options: dict[str, Any] = {
+        "rows": shape[0],
+        "columns": shape[1],
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": 16,
+        "bits_stored": bits_stored,
+        "pixel_representation": int(signed),
+        "pixel_keyword": "PixelData",
+    }
+    decoder = get_decoder(syntax)
+
+    def words() -> bytes:
+        decoded, _ = decoder.as_array(encapsulated, raw=True, **options)
+        return bytes(decoded.reshape(shape).astype(np.int32).astype(np.uint16).tobytes())
+
+    answer = in_child(words, 2 * shape[0] * shape[1])
+    if answer is None:
+        raise NotUsable(_DAMAGED)
+    return np.frombuffer(answer, np.uint16).reshape(shape)
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
