@@ -3,12 +3,15 @@
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import RunError
+
+_PAUSES = (0.001, 0.01, 0.05, 0.1)  # seconds
 
 
 def sha256(data: bytes) -> str:
@@ -53,20 +56,40 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds `locked(path)` now; to look locks nobody out, and two may look at once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; RunError at once when another process or thread holds it."""
+    """Hold an exclusive lock on `path`; RunError when another process or thread holds it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise RunError(f"cannot make the lock file {path}: {error}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{path} is locked by another process; wait for it to end or stop it first"
-            ) from error
+        # `is_locked` holds it for an instant, which is no reason to give up.
+        for pause in (*_PAUSES, None):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if pause is None:
+                    raise RunError(
+                        f"{path} is locked by another process; wait for it to end or stop it first"
+                    ) from error
+                time.sleep(pause)
         yield
     finally:
         os.close(descriptor)

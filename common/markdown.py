@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 # ASCII punctuation that CommonMark or GitHub's tables, links and strikethrough give a meaning within
 # a line; all of it may be escaped (CommonMark 0.31, section 2.4).
-_MEANS_SOMETHING = re.compile(r"[\\`*_{}\[\]<>()#|~&!@]|:(?=//)")
+_MEANS_SOMETHING = re.compile(r"[\\`*_{}\[\]<>()#|~&!@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def word(text: object) -> str:

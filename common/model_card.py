@@ -6,9 +6,9 @@ same facts in words are in `model_card.md` (Mitchell et al., Model Cards for Mod
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from common.documents import (
     Document,
@@ -72,6 +72,14 @@ class Judged(_Part):
     temperature: Figure | None = None
     operating_point: OperatingPoint | None = None
     reliability: Annotated[tuple[Bin, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _has_a_temperature(self) -> Self:
+        if self.temperature is not None and self.temperature.value <= 0:
+            raise ValueError(
+                f"judged.temperature is {self.temperature.value:g} but must be above 0"
+            )
+        return self
 
 
 class CardHospital(_Part):

@@ -20,6 +20,7 @@ from server.model_card_words import (
     figures_of,
     inclusion,
     initial_model,
+    is_judged,
     metrics,
     named,
     positive,
@@ -73,7 +74,7 @@ def known_facts(card: ModelCard, facts: ReportFacts, size: Size) -> dict[str, Fa
     told = {
         "the protocol": _of_the_protocol(facts.protocol, size),
         "the software": _of_the_software(facts),
-        "the released histograms": _of_the_histograms(card, facts),
+        "the released histograms": _of_the_histograms(facts),
         "the run": _of_the_run(card, facts),
     }
     return {
@@ -97,7 +98,7 @@ def _of_the_protocol(protocol: StudyProtocol, size: Size) -> dict[str, str]:
         "patch": "images as each hospital gives them"
         if ct is None
         else f"an axial square of {ct.size_mm:g} mm about a given finding",
-        "window": "no way of acquisition is asked for"
+        "window": inclusion(protocol)
         + ("" if ct is None else f"; {ct.hu_low:g} to {ct.hu_high:g} HU are used"),
         "partition": f"{100 * images.validation_fraction:g} % of each hospital's patients are for "
         "validation, by a hash of the patient number or the hospital's own list",
@@ -118,8 +119,9 @@ def _of_the_software(facts: ReportFacts) -> dict[str, str]:
         "use": "research on findings that somebody has marked; not a medical device",
         "design": "one model is developed by several hospitals and evaluated on further patients of the "
         "same hospitals",
-        "unread": "an image that cannot be read is set aside at the hospital, with the reason in the "
-        "hospital's own list",
+        "unread": "what cannot be used of CT series is left out at the hospital, and intramural-client "
+        "check names it there with the reason; one image file that cannot be read stops that hospital",
+        "unusable": "intramural-client predict sets aside what it cannot read, with the reason",
         "pixels": "the pixels of the image, nothing else about the patient",
         "disjoint": "the patient, within a hospital; a patient of two hospitals cannot be noticed",
         "output": f"a score from 0 to 1 for {positive(facts.protocol)}",
@@ -141,8 +143,8 @@ def _of_the_software(facts: ReportFacts) -> dict[str, str]:
     }
 
 
-def _of_the_histograms(card: ModelCard, facts: ReportFacts) -> dict[str, str]:
-    if facts.judged_after is None or facts.judged_after != card.rounds:
+def _of_the_histograms(facts: ReportFacts) -> dict[str, str]:
+    if not is_judged(facts):
         return dict.fromkeys(
             ("auroc", "threshold", "calibration", "temperature"),
             "no histogram is of the final model",
@@ -166,7 +168,7 @@ def _of_the_run(card: ModelCard, facts: ReportFacts) -> dict[str, str]:
         + (gone or "every hospital answered every time"),
         "centres": "report.html has each hospital's figures, exact ones of a rehearsal"
         if facts.rehearsal
-        else "no figure by hospital is released",
+        else "the hospitals' histograms are summed, and no figure by hospital is worked out",
         "protocol": f"protocol.toml, SHA-256 {code(card.protocol)}",
         "weights": f"model.safetensors, SHA-256 {code(card.weights)}",
         "limits": f"{code(MODEL_CARD_TEXT)}, its last section",

@@ -102,7 +102,7 @@ TRIPOD_AI: dict[str, tuple[Item, ...]] = {
     "Discussion": (
         Item("25", "what the results mean, fairness included", (), "all of it"),
         Item("26", "limitations", ("limits",), "those of your data"),
-        Item("27a", "poor or missing input in use", ("unread",), "all beyond that"),
+        Item("27a", "poor or missing input in use", ("unusable",), "all beyond that"),
         Item("27b", "what users have to do and know", ("use",), "the expertise"),
         Item("27c", "what to do next", ("internal",), "the next study"),
     ),

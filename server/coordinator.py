@@ -14,8 +14,8 @@ import sys
 from threading import Event
 
 from common import outbound
-from common.errors import CoordinatorError, RunError
-from common.files import locked, write_atomic
+from common.errors import CoordinatorError
+from common.files import is_locked, locked, write_atomic
 from common.supervisor import Service, Supervisor, free_port
 from server.home import (
     INTERNAL_CERTIFICATE,
@@ -88,8 +88,4 @@ def check_home(home: Home) -> None:
 
 def running(home: Home) -> bool:
     """Whether a coordinator runs in `home`."""
-    try:
-        with locked(home.lock):
-            return False
-    except RunError:
-        return True
+    return is_locked(home.lock)

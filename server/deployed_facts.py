@@ -22,13 +22,13 @@ from server.tracking import write_mlflow
 def write_deployed_report(folder: Path) -> Path:
     """Write report, TensorBoard's events and MLflow's store of the run in `folder`; the report's path.
 
-    With its end come model card and checklist: before, the weights on disk may be those of an earlier
-    stop, and after a failure too.
+    With its end come model card and checklist: before, and after `stop` or a failure, which leave no last
+    record, the weights on disk may be those of an earlier end.
     """
     outcome = Outcome.load(folder)
     facts = gather(load_protocol(folder / "protocol.toml"), closed_rounds(folder), outcome)
     write_report(folder, facts)
-    if outcome is not None and outcome.stopped != "failed":
+    if outcome is not None and outcome.last is not None:
         write_card(folder, facts)
     write_tensorboard(folder / "tensorboard", facts.rounds)
     write_mlflow(folder, facts)

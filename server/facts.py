@@ -23,8 +23,7 @@ class RoundFacts:
     A hospital that was asked is in exactly one of `answered`, `refused` (hospital -> wire code)
     and `missing` (no reply before the deadline). `pooled_auroc` is exact and known in a rehearsal
     only; `released_auroc` is read from the noised histograms. Both are None where the protocol does
-    not evaluate the model, the second also with too few patients to say. `epsilon` is what each
-    hospital states as spent so far in this study, at the protocol's delta.
+    not evaluate the model, the second also with too few patients to say.
     """
 
     round: int
@@ -35,7 +34,6 @@ class RoundFacts:
     pooled_auroc: float | None = None
     pooled_interval: Interval | None = None
     released_auroc: Estimate | None = None
-    epsilon: Mapping[str, float] = field(default_factory=dict)
     suppressed: tuple[str, ...] = ()
     late: Mapping[str, int] = field(default_factory=dict)
     duplicates: Mapping[str, int] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from server.app import FINAL_MODEL, kept_update_spec
 from server.checklist import CHECKLIST, checklist
 from server.facts import ReportFacts
 from server.model_card_text import MODEL_CARD_TEXT, markdown
-from server.model_card_words import Size
+from server.model_card_words import Size, is_judged
 
 
 def write_card(folder: Path, facts: ReportFacts) -> None:
@@ -88,8 +88,8 @@ def _largest_epsilon(facts: ReportFacts) -> float | None:
 
 
 def _judged(facts: ReportFacts) -> Judged | None:
-    """None unless it is the model in the file that was judged: a run may end between evaluations."""
-    if facts.judged_after != len(facts.rounds):
+    """None unless it is the model in the file that was judged."""
+    if not is_judged(facts):
         return None
     if facts.released is not None:
         return _of(facts.released, "released")

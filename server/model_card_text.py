@@ -24,6 +24,7 @@ from server.model_card_words import (
     inclusion,
     initial_model,
     interval,
+    is_judged,
     metrics,
     positive,
     preprocessing,
@@ -136,12 +137,12 @@ def _training_data(facts: ReportFacts) -> str:
 
 
 def _quantities(card: ModelCard, facts: ReportFacts) -> str:
-    if facts.judged_after is None or facts.judged_after != card.rounds:
+    if not is_judged(facts):
         after = facts.judged_after
         last = (
             "" if after is None else f" The last one that was judged is that after round {after}."
         )
-        return f"This model was not judged: the run ended between two evaluations.{last}\n"
+        return f"This model was not judged: the run ended before that.{last}\n"
     columns = [("as released", facts.released)]
     if facts.rehearsal and facts.pooled is not None:
         columns.append(("**exact, rehearsal only**", facts.pooled.by_patient))

@@ -14,7 +14,7 @@ from common.released import WANTED_SENSITIVITY, Reading
 from server.admission import REASONS
 from server.facts import UNREADABLE, ReportFacts, RoundFacts
 from server.flags import WORDS
-from server.page import epsilon, runs, small
+from server.page import count, epsilon, runs, small
 
 ORIGINS = {
     "random": "random weights, drawn from the study's digest",
@@ -46,6 +46,17 @@ def warnings(facts: ReportFacts) -> list[str]:
     return said
 
 
+def is_judged(facts: ReportFacts) -> bool:
+    """Whether the figures are of the model that the run left.
+
+    Not so after an end between two evaluations, nor after any early end where that model is a moving
+    average: rounds judge the newest model, the final evaluation alone the average.
+    """
+    closed, planned = len(facts.rounds), facts.protocol.rounds
+    averaged = facts.protocol.aggregation.ema is not None
+    return facts.judged_after == closed and (closed == planned or not averaged)
+
+
 def architecture(protocol: StudyProtocol, size: Size) -> str:
     """ "compact-cnn, 60,514 weights, of which hospitals train 60,514 (trainable = all)"."""
     model = protocol.model
@@ -67,12 +78,13 @@ def preprocessing(images: Images) -> str:
         )
         patch = (
             f"from a CT series the axial square of {ct.size_mm:g} mm about the finding, {planes}, "
-            f"{ct.hu_low:g} to {ct.hu_high:g} HU as 0 to 1; "
+            f"resampled, {ct.hu_low:g} to {ct.hu_high:g} HU as 0 to 1; of "
         )
     fitted = "centre crop" if images.fit == "crop" else "resizing"
     return (
-        f"{patch}{images.channels} x {images.size} x {images.size} pixels by {fitted}, scaled to 0..1, "
-        f"then (value - {images.mean:g}) / {images.std:g}; all constants public, none fitted"
+        f"{patch}image files by {fitted}, scaled to 0..1; {images.channels} x {images.size} x "
+        f"{images.size} pixels, then (value - {images.mean:g}) / {images.std:g}; all constants public, "
+        f"none fitted"
     )
 
 
@@ -86,9 +98,9 @@ def training(protocol: StudyProtocol) -> str:
     local = protocol.training
     turned = "random flips and rotations" if local.flips_and_rotations else "no augmentation"
     return (
-        f"{protocol.rounds} rounds of {local.steps_per_round} SGD steps at each hospital, learning rate "
-        f"{local.learning_rate:g}, momentum {local.momentum:g}; a patient is drawn with probability "
-        f"{local.sampling_rate:g}, with up to {local.views_per_patient} images; {turned}"
+        f"{count(protocol.rounds, 'round')} of {count(local.steps_per_round, 'SGD step')} at each hospital, "
+        f"learning rate {local.learning_rate:g}, momentum {local.momentum:g}; a patient is drawn with "
+        f"probability {local.sampling_rate:g}, with up to {local.views_per_patient} images; {turned}"
     )
 
 
@@ -141,8 +153,9 @@ def evaluation_data(facts: ReportFacts) -> Iterator[str]:
     """Whose patients judged the model."""
     images = facts.protocol.images
     yield (
-        f"{100 * images.validation_fraction:g} % of each hospital's patients, who are never trained on. "
-        f"They come from the same hospitals as the training patients."
+        f"{100 * images.validation_fraction:g} % of each hospital's patients by a hash of the patient "
+        f"number, or those of the hospital's own list; they are never trained on. They come from the same "
+        f"hospitals as the training patients."
     )
     if facts.judging is not None:
         released, held = facts.judging.released, facts.judging.suppressed
@@ -242,7 +255,7 @@ def privacy_words(facts: ReportFacts) -> list[str]:
         f"Mechanism: DP-SGD at the hospital, clipping norm {asked.max_grad_norm:g}, noise added before "
         f"anything leaves. Each epsilon is the hospital's own statement; nobody outside can check it.",
         "A patient of two hospitals has the sum of both epsilons. Who took part in which round, and how "
-        "long it took, is not covered.",
+        "long it took, is not covered. The whole claim is in each hospital's privacy-statement.md.",
     ]
 
 

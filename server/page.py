@@ -89,6 +89,8 @@ def page(title: str, kind: str, lead: str, warnings: str, body: str, footer: str
     """The whole document; `title` and `kind` are escaped here, the rest is ready HTML."""
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         f'<header><p class="kind">{escape(kind)}</p><h1>{escape(title)}</h1>'

@@ -151,7 +151,7 @@ def calibration_svg(
 def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
     """Write the run's scalars as one TensorBoard event file in `folder`, and return the file.
 
-    Tags: pooled/auroc, released/auroc, round/seconds, epsilon/<hospital>; the step is the round.
+    Tags: pooled/auroc, released/auroc, round/seconds; the step is the round.
     Written whole under a fixed name, so doing it again after a resume replaces the points instead
     of adding to them. OSError when it cannot be written.
     """
@@ -168,7 +168,6 @@ def write_tensorboard(folder: Path, rounds: Sequence[RoundFacts]) -> Path:
             "pooled/auroc": facts.pooled_auroc,
             "released/auroc": facts.released_auroc.value if facts.released_auroc else None,
             "round/seconds": facts.seconds,
-            **{f"epsilon/{hospital}": epsilon for hospital, epsilon in facts.epsilon.items()},
         }
         values = [
             Summary.Value(tag=tag, simple_value=value)

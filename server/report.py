@@ -16,6 +16,7 @@ from common.page_parts import absent, figure, table
 from server.clinical_page import clinical, gained
 from server.facts import UNREADABLE, HospitalFacts, ReportFacts
 from server.judgement import calibration, roc, who_released
+from server.model_card_words import is_judged
 from server.page import ONE_CLASS, auroc, count, difference, epsilon, listed, page, small
 from server.participation import flags, participation
 from server.plots import learning_curve_svg
@@ -53,7 +54,8 @@ def write_report(folder: Path, facts: ReportFacts) -> Path:
         ),
         footer=f"Written by intramural, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. "
         f"Study <code>{facts.protocol.digest}</code>. With it belong <code>model_card.md</code> and "
-        f"<code>reporting-checklist.md</code>, which a run that has ended leaves in the same folder.",
+        f"<code>reporting-checklist.md</code>, which are written into the same folder when the run has "
+        f"ended, unless it was stopped or failed.",
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
@@ -113,8 +115,12 @@ def _headline(facts: ReportFacts) -> str:
         for label, value, note in tiles
     )
     seconds = sum(r.seconds for r in facts.rounds)
-    early = facts.judged_after is not None and facts.judged_after != len(facts.rounds)
+    early = facts.judged_after is not None and not is_judged(facts)
     judged = f"The last model that was judged is that of round {facts.judged_after}. " * early
+    if early and facts.protocol.aggregation.ema is not None:
+        judged += (
+            "What the run leaves is a moving average, which the final evaluation alone judges. "
+        )
     return (
         f'<div class="tiles">{cells}</div><p>How the run ended: {escape(facts.stopped)}. {judged}'
         f"Its rounds took {seconds:,.0f} s in all.</p>"

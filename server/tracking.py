@@ -43,7 +43,8 @@ def write_mlflow(folder: Path, facts: ReportFacts) -> None:
     store = (folder / STORE).resolve()
     store.mkdir(mode=0o700, exist_ok=True)  # MLflow's own files are readable for all
     for old in store.iterdir():
-        if old.name != FileStore.TRASH_FOLDER_NAME:  # made once a process, and missed after that
+        # The bin is made once a process, and missed after that; a file of somebody else's is left.
+        if old.is_dir() and old.name != FileStore.TRASH_FOLDER_NAME:
             shutil.rmtree(old)
     client = MlflowClient(tracking_uri=store.as_uri())
     experiment = client.create_experiment(facts.protocol.study)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 from rich.console import Console
+from rich.markup import escape
 
 from client.policy import Device, Engine
 from common import outbound
@@ -133,7 +134,9 @@ def simulate(
     except IntramuralError as error:
         if debug:
             raise
-        console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         code = EXIT_REFUSED
     except KeyboardInterrupt:
         how = resume_command(runs / run_name, baselines=baselines, backend=backend)
@@ -182,7 +185,9 @@ def plan(
         if as_json:
             typer.echo(json.dumps(found.as_json()))
     except IntramuralError as error:
-        console.print(f"[red]{error.code}[/red]: {error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{error.code}[/red]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(EXIT_REFUSED) from error
 
 

@@ -1,5 +1,6 @@
 """What `intramural-simulate` prints at the end of a run: who got what, at which cost."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console, JustifyMethod
@@ -61,11 +62,13 @@ def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
     for sentence in facts.small_cohorts():
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(privacy_sentence(facts), highlight=False, soft_wrap=True)
+    site = folder / "hospitals" / facts.hospitals[0].name / "site.toml"
     console.print(
         f"results: {folder}/report.html, model_card.md, privacy-statement.md, model.safetensors, "
         f"summary.json\n"
-        f"next: intramural-client verify --site {folder}/hospitals/{facts.hospitals[0].name}/site.toml "
-        f"(do the hospital's books agree?), intramural-client predict {folder} IMAGES",
+        f"next: intramural-client verify --site {shlex.quote(str(site))} "
+        f"(do the hospital's books agree?), intramural-client predict {shlex.quote(str(folder))} IMAGES",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -6,7 +6,14 @@ from html import escape
 from pathlib import Path
 
 from client.hospital_report.gathering import OwnReport
-from client.hospital_report.sections import budget, egress, following, limits, study
+from client.hospital_report.sections import (
+    budget,
+    egress,
+    following,
+    limits,
+    rounds_in_words,
+    study,
+)
 from client.pack.markdown import utc
 from client.pack.page import STYLE
 from client.statement import ACCOUNTS
@@ -125,7 +132,7 @@ def _tiles(report: OwnReport) -> Iterator[str]:
             yield _tile(
                 f"AUROC here, {escape(own.facts.name)}",
                 f"{found.auroc:.3f}",
-                f"{bounds}; after {own.look.after_round} rounds",
+                f"{bounds}; after {rounds_in_words(own.look.after_round)}",
             )
 
 

@@ -18,6 +18,10 @@ from common.clinical.page import sections as clinical
 from common.drawing import BLUE, INK
 from common.page_parts import absent, table
 
+NOT_NOISED = (
+    "the update and the score histogram of a study without differential privacy",
+    "neither was noised: both are as your patients make them",
+)
 NEARLY_SPENT = 0.1  # of the cap; below, the next study is in question
 
 
@@ -47,10 +51,10 @@ def _about(own: OwnStudy, hospital: str) -> Iterator[tuple[str, str]]:
             f"the coordinator has it, with its model card",
         )
         yield "together with", ", ".join(map(escape, others)) or "nobody else"
-    planned = ", then ".join(str(value) for value in facts.terms["rounds"])
+    planned = ", then ".join(rounds_in_words(int(n)) for n in facts.terms["rounds"])
     yield (
         "here",
-        f"{facts.answered} of {facts.reserved} requests answered, {planned} rounds and the final "
+        f"{facts.answered} of {facts.reserved} requests answered, {planned} and the final "
         f"evaluation planned; first {utc(facts.began)}, last {utc(facts.ended)} UTC",
     )
     spent = "; ".join(
@@ -108,12 +112,17 @@ def _evaluation(own: OwnStudy) -> str:
     if look is None:
         return f"<p>{absent(own.no_look)}</p>"
     words = Words.of(look.found, look.classes)
-    after = f"{look.after_round} round{'' if look.after_round == 1 else 's'}"
+    after = rounds_in_words(look.after_round)
     parts = "".join(f"<h4>{title}</h4>{text}" for title, text in clinical(look.found, words))
     return (
         f"<p>The newest model that was judged here, after {after}, on {look.found.patients:,} validation "
         f"patients, exact.</p><p>{headline(look.found, words)}</p>{parts}"
     )
+
+
+def rounds_in_words(number: int) -> str:
+    """ "1 round", "2 rounds"."""
+    return f"{number} round{'' if number == 1 else 's'}"
 
 
 def budget(report: OwnReport) -> str:
@@ -175,18 +184,21 @@ def egress(report: OwnReport) -> str:
         size[kind] += row["bytes"]
         first, last = span.get(kind, (row["first"], row["last"]))
         span[kind] = min(first, row["first"]), max(last, row["last"])
+    noised = all(own.facts.private for own in report.studies)
     rows = [
         (
             escape(" ".join(filter(None, kind))),
             f"{number:,}",
             f"{size[kind]:,}",
             f'<span class="time">{utc(span[kind][0])} to</span> {utc(span[kind][1])}',
-            escape(KINDS.get(kind[0], "-")),
+            escape(KINDS.get(kind[0], "-") if noised else _holds(kind[0])),
         )
         for kind, number in counted.items()
     ]
     others = left["messages_of_other_studies"]
     uncovered = [(escape(what), escape(why)) for what, covered, why in RELEASES if "NOT" in covered]
+    if not noised:
+        uncovered.insert(0, NOT_NOISED)
     head = ("What", "Messages", "Bytes", "From, to (UTC)", "It can hold")
     return (
         f"<p>{left['messages']:,} messages of {left['bytes']:,} bytes left this hospital"
@@ -197,6 +209,11 @@ def egress(report: OwnReport) -> str:
         + "<p>Everything else about your patients stayed. privacy-statement.md has the whole account, to be "
         "signed.</p>"
     )
+
+
+def _holds(kind: str) -> str:
+    """What a message of `kind` can hold where some study has no noise."""
+    return KINDS.get(kind, "-").replace("the noised", "the")
 
 
 def limits(report: OwnReport) -> str:

@@ -17,6 +17,9 @@ _SCALED = (
     " Right: the half of the patients who judge the temperature below, before and after it; the other half "
     "gave it, since on its own patients a temperature looks better than it is."
 )
+_NO_TEMPERATURE = (
+    "too few patients to fit and to judge it, or none that is finite and above 0 fits best"
+)
 FEW_PATIENTS = 20  # a bootstrap over fewer gives too narrow bands
 
 
@@ -152,7 +155,7 @@ def _says(found: Coefficient, perfect: float, below: str, above: str) -> str:
 
 def _temperature_rows(found: Scaling | None) -> list[tuple[str, str, str]]:
     if found is None:
-        return [("Temperature", absent("not fitted"), "too few patients to fit and to judge it")]
+        return [("Temperature", absent("not fitted"), _NO_TEMPERATURE)]
     (loss, after), (error, error_after) = found.log_loss, found.expected_error
     brier, brier_after = found.brier
     verdict = "it helps" if after < loss else "it does not help"

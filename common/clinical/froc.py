@@ -97,7 +97,7 @@ def froc(scores: Scores) -> Froc | None:
             for at, value, column in zip(RATES, values, resampled.T, strict=True)
         ),
         score=float(values.mean()),
-        interval=between(resampled.mean(axis=1)),
+        interval=_unless_equal(between(resampled.mean(axis=1))),
     )
 
 

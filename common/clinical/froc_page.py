@@ -17,16 +17,20 @@ def findings(found: Evaluation) -> str:
         return f"<p>{absent(why)}</p>"
     curve = found.froc
     at_one = curve.points[ONE_PER_SCAN]
-    low, high = at_one.interval or (at_one.sensitivity, at_one.sensitivity)
     said = (
         f"With one false positive per scan on the average, the model shows "
-        f"{100 * at_one.sensitivity:.0f} of 100 findings (95 %: {100 * low:.0f} to {100 * high:.0f})."
+        f"{100 * at_one.sensitivity:.0f} of 100 findings"
     )
+    if at_one.interval is not None:
+        low, high = at_one.interval
+        said += f" (95 %: {100 * low:.0f} to {100 * high:.0f})"
     picture = figure(
         froc_svg(curve),
         "FROC curve: share of findings shown by false positives per scan",
-        f"{curve.findings:,} findings in {curve.scans:,} scans of {curve.patients:,} patients. Bars: 95 %, "
-        "by a bootstrap over patients." + _all_called(curve),
+        f"{_count(curve.findings, 'finding')} in {_count(curve.scans, 'scan')} of "
+        f"{_count(curve.patients, 'patient')}. Bars: 95 %, "
+        "by a bootstrap over patients; none where no draw of patients differs."
+        + _all_called(curve),
     )
     head = ["False positives per scan", *(f"{rate:g}" for rate in RATES), "Mean"]
     row = [
@@ -34,7 +38,7 @@ def findings(found: Evaluation) -> str:
         *(with_interval(point.sensitivity, point.interval) for point in curve.points),
         with_interval(curve.score, curve.interval),
     ]
-    return f"<p>{said}</p>{picture}{table(head, [row], 'numbers froc')}" + _honestly()
+    return f"<p>{said}.</p>{picture}{table(head, [row], 'numbers froc')}" + _honestly()
 
 
 def _all_called(curve: Froc) -> str:
@@ -56,3 +60,7 @@ def _honestly() -> str:
         "so a scan in which there was nothing to list does not lower the false positives per scan. Compare "
         "models on one list, not lists.</p>"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -33,7 +33,8 @@ class Subgroup:
     """One group. A cell is SUPPRESSED where its patients are too few; None where it has none.
 
     `sensitivity` and `specificity` are those of the threshold that the table was made with; the first
-    is of the group's patients with a positive image, the second of those with a negative one.
+    is of the group's patients with a positive image, the second of those with a negative one; where
+    either are too few, neither is shown.
     """
 
     name: str
@@ -83,15 +84,17 @@ def subgroups(
     ]
     rows = []
     for at, (name, part) in enumerate(zip(names, parts, strict=True)):
-        hidden, no_negatives, no_positives = (bool(h[at]) for h in (in_all, *of_class))
+        hidden = bool(in_all[at])
+        # Both classes together: a row's patients less those of one class tell of the other.
+        too_few = any(bool(h[at]) for h in (in_all, *of_class))
         rows.append(
             Subgroup(
                 name=str(name),
                 patients=SUPPRESSED if hidden else part.patients,
                 images=SUPPRESSED if hidden else part.score.size,
-                auroc=SUPPRESSED if hidden or no_negatives or no_positives else _auroc(part),
-                sensitivity=SUPPRESSED if hidden or no_positives else _called(part, 1, threshold),
-                specificity=SUPPRESSED if hidden or no_negatives else _called(part, 0, threshold),
+                auroc=SUPPRESSED if too_few else _auroc(part),
+                sensitivity=SUPPRESSED if too_few else _called(part, 1, threshold),
+                specificity=SUPPRESSED if too_few else _called(part, 0, threshold),
             )
         )
     return tuple(rows)

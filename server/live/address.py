@@ -1,5 +1,6 @@
 """Where the live page may listen: loopback and nothing else, since whoever reaches it can read it."""
 
+import errno
 import re
 import socket
 
@@ -31,16 +32,17 @@ def offered(text: str, public: str) -> tuple[str | None, str]:
     """Where the page of a coordinator is to be (None: nowhere), and the line that says so.
 
     `public` is host:port of the gateway, which goes before: a page must not take its port. A port that
-    another program has is waited for. CoordinatorError as for `loopback`.
+    cannot be had, such as another program's, is waited for. CoordinatorError as for `loopback`.
     """
     _, port = loopback(text)
     if public.rpartition(":")[2] == str(port):
         return None, f"live page: none, port {port} is the public one; name another with --page"
     try:
         listening(text).close()
-    except OSError:
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken by another program" if taken else f"cannot be had ({error.strerror})"
         return text, (
-            f"live page: {text} is taken by another program; the page comes when it is free, or name "
-            f"another with --page"
+            f"live page: {text} {why}; the page comes when it is free, or name another with --page"
         )
     return text, f"live page: http://{text}"

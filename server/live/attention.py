@@ -50,7 +50,10 @@ def _too_few(look: Look) -> Iterator[str]:
     hospitals, participation = look.found["hospitals"], look.protocol.participation
     away = [n for n in look.protocol.hospital_names if not hospitals[n]["connected"]]
     here = len(look.protocol.hospital_names) - len(away)
-    if here < participation.quorum:
+    if look.run is not None and look.run["round"] > look.run["rounds"]:
+        if away:
+            yield f"Not connected, and the final evaluation ends without: {listed(away)}."
+    elif here < participation.quorum:
         yield (
             f"{count(here, 'hospital')} of {len(look.protocol.hospital_names)} connected, and a round "
             f"needs {count(participation.quorum, 'answer')}. Not connected: {listed(away)}."

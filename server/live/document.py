@@ -157,6 +157,8 @@ def _tiles(look: Look, judged: Judged | None) -> str:
         states = [about.get("state") for about in look.found["hospitals"].values()]
         answered, asked = states.count("answered"), len(look.protocol.hospital_names)
         needed = f"{look.protocol.participation.quorum} needed to close it"
+        if run["round"] > run["rounds"]:
+            needed = "the final evaluation ends with any number"
         tiles.append(("Answers in the open round", f"{answered} of {asked}", needed))
     tiles.append(("AUROC, released", *_auroc(judged)))
     tiles.append(("Largest ε, of the promised", *_largest(look, judged)))

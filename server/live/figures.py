@@ -95,10 +95,10 @@ class Figures:
         process, said = self._work
         if process.poll() is None:
             return
+        self._work = None
         with said:
             said.seek(0)
             if process.returncode == 0:
                 self._judged = Judged(**json.load(said))
             else:
                 log.warning("the figures could not be worked out (%d)", process.returncode)
-        self._work = None

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.errors import IntramuralError, RunError
-from common.files import locked
+from common.errors import IntramuralError
+from common.files import is_locked
 from common.protocol import StudyProtocol, load_protocol
 from server.checkpoint import RoundRecord
 from server.coordinator import running
@@ -137,13 +137,7 @@ class OfRehearsal:
 
     def _alive(self) -> bool:
         """Whether a process carries the run out now."""
-        if not self._lock.exists():
-            return False
-        try:
-            with locked(self._lock):
-                return False
-        except RunError:
-            return True
+        return is_locked(self._lock)
 
 
 class Kept:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from common.refusing import refusing
 from simulation.convert import HOSPITALS
+from simulation.convert.writing import refusing_to_write
 
 if TYPE_CHECKING:
     from simulation.convert.luna16 import Converted
@@ -23,9 +23,19 @@ app = typer.Typer(help="Public data sets -> hospitals for --data (docs/datasets.
 MOST_FAILURES_NAMED = 10
 
 Out = Annotated[Path, typer.Argument(help="Folder to write; what is there already is kept.")]
+
+
+def _two(classes: tuple[str, str]) -> tuple[str, str]:
+    if classes[0] == classes[1]:
+        raise typer.BadParameter(f"expected two classes and found '{classes[0]}' twice")
+    return classes
+
+
 Classes = Annotated[
     tuple[str, str],
-    typer.Option(help="The two classes as images.classes of the protocol names them."),
+    typer.Option(
+        help="The two classes as images.classes of the protocol names them.", callback=_two
+    ),
 ]
 CandidatesFile = Annotated[
     Path | None,
@@ -71,7 +81,7 @@ def luna16(
 
     LUNA16 names no patient: a series stands for one. Can be stopped and called again.
     """
-    with refusing():
+    with refusing_to_write(out):
         from simulation.convert.candidates import read_candidates
         from simulation.convert.hospitals import chosen_homes
         from simulation.convert.luna16 import candidates_file, convert_luna16
@@ -102,7 +112,7 @@ def lidc(
 
     The files name their patients. They are linked (hard links), or copied to another disk.
     """
-    with refusing():
+    with refusing_to_write(out):
         from simulation.convert.candidates import read_candidates
         from simulation.convert.hospitals import chosen_homes
         from simulation.convert.lidc import convert_lidc
@@ -130,7 +140,7 @@ def medmnist(
     """
     if slices == 2:
         raise typer.BadParameter("--slices is 1 or 3")
-    with refusing():
+    with refusing_to_write(out):
         from simulation.convert.medmnist import convert_medmnist
 
         _table(convert_medmnist(file, out, hospitals, classes, slices))

@@ -20,7 +20,7 @@ from common.errors import DataError
 from simulation.convert import HOSPITALS
 from simulation.convert.candidates import Candidate, write_findings
 from simulation.convert.hospitals import Home, Homes
-from simulation.convert.luna16 import Converted
+from simulation.convert.luna16 import NOWHERE, Converted
 
 Progress = Callable[[int, int], None]  # (done, total): files looked at, then files placed too
 
@@ -38,28 +38,29 @@ def convert_lidc(
     """Put the CT series below `root` that have `candidates` into `out`/hospitals/<name>/<series>/.
 
     Files are hard links where `out` is on the same disk, else copies: the reader follows no link out of
-    its folder. All series of a patient go to one hospital, that of the first. DataError when there is
-    no such series.
+    its folder. All series of a patient that are at a hospital go to one, that of the first of them.
+    DataError when there is no such series.
     """
     found = _series(root.resolve(), candidates, progress)
-    home_of: dict[str, Home | None] = {}
+    home_of: dict[str, Home] = {}
     rows: dict[str, list[tuple[str, str, Candidate]]] = defaultdict(list)
     done, placed = Converted(), 0
     total = sum(map(len, found.values()))
     for series in sorted(found):
         first = found[series][0]
         whose = canonical_patient_id(first.patient_id) or series
-        if whose not in home_of:
-            home_of[whose] = homes(series, first.acquisition.maker or "", whose)
-        if (home := home_of[whose]) is not None:
+        if (home := homes(series, first.acquisition.maker or "", whose)) is not None:
+            home = home_of.setdefault(whose, home)
             folder = out / HOSPITALS / home.hospital / series
             folder.mkdir(parents=True, exist_ok=True)
-            for one in found[series]:
-                _place(one.path, folder / f"{one.instance}.dcm")
+            placed_now = [_place(one.path, folder / f"{one.instance}.dcm") for one in found[series]]
+            done.kept += not any(placed_now)
             done.add(home.hospital, candidates[series], classes)
             rows[home.hospital] += [(series, "", candidate) for candidate in candidates[series]]
         placed += len(found[series])
         progress(placed, total)
+    if not rows:
+        raise DataError(NOWHERE)
     done.elsewhere = len(candidates) - sum(counts["series"] for counts in done.hospitals.values())
     for hospital, listed in rows.items():
         write_findings(out / HOSPITALS / hospital, "series_uid", listed, classes)
@@ -91,12 +92,13 @@ def _series(
     return dict(found)
 
 
-def _place(source: Path, target: Path) -> None:
-    """`target` as a hard link to `source`, or as a copy on another disk; kept when it is there."""
+def _place(source: Path, target: Path) -> bool:
+    """`target` as a hard link to `source`, or as a copy on another disk; False when it is there already."""
     if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
+        return False
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+    return True

@@ -21,6 +21,11 @@ Progress = Callable[[int, int], None]  # (done, total): series
 _CANDIDATES = ("candidates_V2.csv", "candidates.csv")
 _TABLES = "CSVFILES"  # where CSVFILES.zip unpacks to
 
+NOWHERE = (
+    "expected a hospital for the series at hand, found that the table names none of them; give a --sites "
+    "table of these series"
+)
+
 
 @dataclass(slots=True)
 class Converted:
@@ -59,7 +64,8 @@ def convert_luna16(
     """Convert the series in `root`'s subsets that have `candidates`, into `out`/hospitals/<name>/.
 
     One volume at a time is in memory; what an earlier call wrote is kept. A volume that cannot be used
-    is left out with its reason. DataError when there is none at all, or SimpleITK is missing.
+    is left out with its reason. DataError when there is none at all, none is at a hospital, or SimpleITK
+    is missing.
     """
     simple_itk()  # before anything is looked for
     # Not seg-lungs-LUNA16, which has masks of the same names.
@@ -69,6 +75,8 @@ def convert_luna16(
         for series in candidates
         if series in volumes and (home := homes(series, volumes[series].parent.name, series))
     ]
+    if not wanted and volumes.keys() & candidates.keys():
+        raise DataError(NOWHERE)
     done = Converted(elsewhere=len(candidates) - len(wanted))
     rows: dict[str, list[tuple[str, str, Candidate]]] = defaultdict(list)
     for number, (series, source, home) in enumerate(wanted, 1):

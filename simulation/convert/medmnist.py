@@ -42,18 +42,13 @@ def convert_medmnist(
     NoduleMNIST3D's, or claims to be larger than it could be.
     """
     rows: dict[Path, list[Row]] = defaultdict(list)
-    try:
-        with zipfile.ZipFile(source) as archive:
-            for split, published in _SPLITS.items():
-                for number, (cube, label) in enumerate(_nodules(archive, split, source)):
-                    nodule = f"{split}-{number:05d}"
-                    at = f"{HOSPITALS}/{by_hash(nodule, hospitals)}" if published else HELD_OUT
-                    (folder := out / at).mkdir(parents=True, exist_ok=True)
-                    _picture(cube, slices).save(folder / f"{nodule}.png")
-                    rows[folder].append((f"{nodule}.png", classes[label], nodule, published))
-    # A damaged archive fails in as many ways as it has parts; an encrypted one with RuntimeError.
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise _not_it(source, f"one that cannot be read ({error})") from error
+    for split, published in _SPLITS.items():
+        for number, (cube, label) in enumerate(_nodules(source, split)):
+            nodule = f"{split}-{number:05d}"
+            at = f"{HOSPITALS}/{by_hash(nodule, hospitals)}" if published else HELD_OUT
+            (folder := out / at).mkdir(parents=True, exist_ok=True)
+            _picture(cube, slices).save(folder / f"{nodule}.png")
+            rows[folder].append((f"{nodule}.png", classes[label], nodule, published))
     for folder, listed in rows.items():
         _write_manifest(folder, listed)
     return {folder.name: Counter(row[1] for row in listed) for folder, listed in rows.items()}
@@ -75,10 +70,19 @@ def _write_manifest(folder: Path, listed: list[Row]) -> None:
     write_atomic(folder / MANIFEST, text.getvalue().encode())
 
 
-def _nodules(
+def _nodules(source: Path, split: str) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+    """Each nodule of a split, (side, side, side), and its label 0 or 1; one is in memory at a time."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield from _in_archive(archive, split, source)
+    # A damaged archive fails in as many ways as it has parts; an encrypted one with RuntimeError.
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise _not_it(source, f"one that cannot be read ({error})") from error
+
+
+def _in_archive(
     archive: zipfile.ZipFile, split: str, source: Path
 ) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
-    """Each nodule of a split, (side, side, side), and its label 0 or 1; one is in memory at a time."""
     try:
         names = [archive.getinfo(f"{split}_{what}.npy") for what in ("images", "labels")]
     except KeyError as error:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from common.refusing import refusing
+from simulation.convert.writing import refusing_to_write
 
 
 def phantom_export(
@@ -24,7 +24,7 @@ def phantom_export(
     A patient whom no hospital has is in held-out/. At the first hospital three things are wrong, on
     purpose. A study on phantoms is worth nothing but practice.
     """
-    with refusing():
+    with refusing_to_write(folder):
         from simulation.phantom_export.export import PROTOCOL, export  # torch takes seconds
 
         console = Console(stderr=True)

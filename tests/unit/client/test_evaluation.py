@@ -146,6 +146,19 @@ def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: Stud
     assert "not searched for" in words
 
 
+def test_where_the_classes_lie_apart_nothing_is_made_up(office: Any, judged: StudyProtocol) -> None:
+    """No interval where none can be known, and not too few patients where they are enough."""
+    label, each = np.arange(60) % 2, np.arange(60)
+    score = np.where(label == 1, 0.7, 0.3)
+    apart = Scores(score, label, each, series=each, finding=each)
+    keep_scores(office.state, judged.digest, 11, apart)
+    assert evaluate(office).exit_code == 0
+    assert facts(office)["temperature"] is None
+    text = (office.folder / PAGE).read_text()
+    assert "shows 100 of 100 findings.</p>" in text
+    assert "none that is finite and above 0 fits best" in text
+
+
 def test_too_few_patients_to_split_is_said_in_words(office: Any, judged: StudyProtocol) -> None:
     keep_scores(office.state, judged.digest, 11, kept(SEED, patients=7))
     assert evaluate(office).exit_code == 0

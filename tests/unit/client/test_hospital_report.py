@@ -218,6 +218,19 @@ def test_a_budget_that_is_nearly_used_up_is_said(office: Any, small_study: MakeS
     assert "The budget of the validation patients" not in text
 
 
+def test_without_privacy_nothing_is_said_to_be_noised(office: Any, small_study: MakeStudy) -> None:
+    study = small_study(mechanism="none")
+    bare: dict[Any, Spend] = {"training": Spend(0.0, 0.25, 8), "validation": Spend(0.0, 1.0, 1)}
+    office.answer(study, rounds=1, spends=bare, rehearsal=True)
+    assert report(office).exit_code == 0
+    text = text_of(office)
+    Strict((office.folder / PAGE).read_text())
+    assert "Epsilon spent, training patients infinite of 30 for life" in text
+    assert "The budget of the training patients is nearly used up (0.000 left)" in text
+    assert "the noised" not in text
+    assert "the update and the score histogram of a study without differential privacy" in text
+
+
 def test_a_damaged_text_is_said_and_the_statement_is_written(
     office: Any, judged: tuple[StudyProtocol, Scores]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from common import files
 from common.errors import RunError
-from common.files import locked, sha256, write_atomic
+from common.files import is_locked, locked, sha256, write_atomic
 
 HOLD = """
 import sys
@@ -190,3 +190,41 @@ def test_the_failing_steps_are_the_ones_that_the_code_takes() -> None:
     """The faults above replace names that `common.files` really calls."""
     assert vars(files)["os"] is os
     assert vars(files)["Path"] is Path
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from common.files import is_locked
+print("looks", flush=True)
+while sys.stdin.readable():
+    if is_locked(Path(sys.argv[1])):
+        sys.exit("held")
+"""
+
+
+def test_looks_at_a_lock_see_no_holder_and_keep_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    with locked(path):
+        assert is_locked(path)
+    lookers = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOOK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    try:
+        for looker in lookers:
+            assert looker.stdout is not None
+            assert looker.stdout.readline() == b"looks\n"
+        # Each looks some 100,000 times a second, and never sees the other; nor do they keep us out.
+        assert not any(is_locked(path) for _ in range(20_000))
+        assert all(looker.poll() is None for looker in lookers)
+        with locked(path):
+            assert [looker.wait(timeout=60) for looker in lookers] == [1, 1]
+    finally:
+        for looker in lookers:
+            looker.kill()
+            looker.communicate()

@@ -16,6 +16,8 @@ NASTY = (
     "![x](https://example.org/x.png)",
     "<https://example.org>",
     "https://example.org",
+    "www.example.org",
+    "WWW.example.org",
     "# heading",
     "`code` *strong* _em_ ~~gone~~",
     "&lt;b&gt;",

@@ -95,7 +95,8 @@ def test_the_card_reads_back_and_is_of_these_weights(make_study: MakeStudy, tmp_
     assert sha256(WEIGHTS) in text
     assert protocol.digest in text
     assert "10 weights, of which hospitals train 6" in text
-    assert "the axial square of 32 mm about the finding" in text
+    assert "the axial square of 32 mm about the finding, the plane through it, resampled, " in text
+    assert "; of image files by centre crop, scaled to 0..1; 1 x 16 x 16 pixels" in text
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in PAPERS} == {0o600}
 
 
@@ -140,6 +141,7 @@ def test_headings_are_those_of_mitchell_et_al(make_study: MakeStudy, tmp_path: P
     ]
     assert text.count("to be written by the owner") == 3
     assert "Research use, not a medical device." in text
+    assert "The whole claim is in each hospital's privacy-statement.md." in text
     seen = rendered(text)
     assert set(seen.tags) >= {"h1", "h2", "table", "li", "blockquote"}
 
@@ -272,6 +274,20 @@ def test_figures_of_another_model_are_not_on_the_card(
     assert "no histogram is of the final model" in written[CHECKLIST]
 
 
+@pytest.mark.parametrize(("ema", "judged"), [(None, True), (0.9, False)])
+def test_a_round_does_not_judge_a_moving_average(
+    make_study: MakeStudy, tmp_path: Path, ema: float | None, judged: bool
+) -> None:
+    protocol = make_study(aggregation={} if ema is None else {"ema": ema})
+    whole = finished(protocol)
+    early = replace(whole, rounds=whole.rounds[:2], judged_after=2, stopped="quorum-missed")
+    written = papers(tmp_path, early)
+    assert (load_card(tmp_path / MODEL_CARD).judged is not None) == judged
+    assert ("This model was not judged" in written[MODEL_CARD_TEXT]) != judged
+    assert ("no histogram is of the final model" in written[CHECKLIST]) != judged
+    assert card_of(whole, WEIGHTS).judged is not None
+
+
 def test_no_model_no_card(make_study: MakeStudy, tmp_path: Path) -> None:
     write_card(tmp_path, finished(make_study()))
     assert list(tmp_path.iterdir()) == []
@@ -311,14 +327,15 @@ def test_a_deployed_run_leaves_its_papers_at_its_end(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployed_facts, "write_report", lambda *_: None)
-    protocol = make_study(participation={"deadline-seconds": 0.2, "quorum": 2})
+    protocol = make_study(participation={"deadline-seconds": 0.5, "quorum": 2})
     hospitals = all_honest(protocol) | {"west": refusing, "south": silent}
     ended = closed(protocol, tmp_path, hospitals)
     deployed_facts.write_deployed_report(tmp_path)
     assert not (tmp_path / MODEL_CARD).exists()  # under way: the weights may be of an earlier stop
-    replace(ended, stopped="failed").save(tmp_path)
-    deployed_facts.write_deployed_report(tmp_path)
-    assert not (tmp_path / MODEL_CARD).exists()
+    for left_nothing in (Outcome("stopped", detail="by its operator"), Outcome("failed", round=3)):
+        left_nothing.save(tmp_path)
+        deployed_facts.write_deployed_report(tmp_path)
+        assert not (tmp_path / MODEL_CARD).exists()
     ended.save(tmp_path)
     deployed_facts.write_deployed_report(tmp_path)
     card = load_card(tmp_path / MODEL_CARD)

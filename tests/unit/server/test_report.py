@@ -14,7 +14,7 @@ import pytest
 
 from common.drawing import BLUE, VERMILLION
 from common.histogram import PATIENT, Estimate
-from common.protocol import Evaluation, Hospital, Images, StudyProtocol
+from common.protocol import Aggregation, Evaluation, Hospital, Images, StudyProtocol
 from common.released import read
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.gain import Pooled
@@ -61,7 +61,6 @@ def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
             pooled_auroc=0.9 + number / 1000 if exact else None,
             pooled_interval=(0.88, 0.93) if exact else None,
             released_auroc=Estimate(0.8 + number / 1000, (0.7, 0.95)) if released else None,
-            epsilon={"north": float(number)},
         )
         for number in range(1, 11)
     )
@@ -366,9 +365,9 @@ def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
     assert [path] == list((tmp_path / "tensorboard").iterdir())
     events = EventAccumulator(str(path.parent)).Reload()
     assert sorted(events.Tags()["scalars"]) == [
-        *("epsilon/north", "pooled/auroc", "released/auroc", "round/seconds")
+        *("pooled/auroc", "released/auroc", "round/seconds")
     ]
-    for tag, first in (("pooled/auroc", 0.901), ("released/auroc", 0.801), ("epsilon/north", 1)):
+    for tag, first in (("pooled/auroc", 0.901), ("released/auroc", 0.801)):
         points = events.Scalars(tag)
         assert [point.step for point in points] == list(range(1, 11))
         assert points[0].value == pytest.approx(first, abs=1e-6)
@@ -425,6 +424,11 @@ def test_how_often_is_evaluated_is_said_as_the_protocol_has_it(tmp_path: Path) -
     assert "every 4th model after it and the final one, 4 histograms in a whole study" in text
     assert "Models of rounds without a mark were not evaluated." in text
     assert "The last model that was judged is that of round 8." in text
+    averaged = facts.protocol.model_copy(update={"aggregation": Aggregation(ema=0.9)})
+    early = replace(facts, protocol=averaged, rounds=facts.rounds[:4], judged_after=4)
+    assert "a moving average, which the final evaluation alone judges" in text_of(
+        html_of(early, tmp_path)
+    )
 
 
 def test_figures_hold_both_readings() -> None:

@@ -98,6 +98,7 @@ def test_files_are_linked_or_else_copied(tcia: Path, monkeypatch: pytest.MonkeyP
     assert convert(tcia)[0] == 0
     assert target.read_bytes() == source.read_bytes()
     assert target.stat().st_ino != source.stat().st_ino
+    assert "7 series were there already" in convert(tcia)[1]
     assert target.with_name(target.name.replace(".3.dcm", ".2.dcm")).stat().st_ino == kept
 
 
@@ -110,6 +111,19 @@ def test_a_hash_of_the_patient_keeps_a_patient_together(tcia: Path) -> None:
     text = "".join(p.read_text() for p in tcia.glob("out/hospitals/*/findings.csv"))
     assert ",non-nodule," not in text
     assert "patient_id" not in text  # the reader takes it from the files
+
+
+def test_a_table_that_names_only_a_patients_second_series_keeps_that_one(tcia: Path) -> None:
+    table = tcia / "sites.csv"
+    table.write_text(f"series_uid,hospital\n{uid(6279, 6)},north\n{uid(6279, 2)},east\n")
+    code, said = convert(tcia, "--sites", str(table))
+    assert code == 0, said
+    found = {p.name: p.parent.name for p in tcia.glob(f"out/hospitals/*/{uid(6279)}.*")}
+    assert found == {uid(6279, 6): "north", uid(6279, 2): "east"}
+    table.write_text("series_uid,hospital\n1.2.3.998,north\n")
+    code, said = convert(tcia, "--sites", str(table))
+    assert code == 2
+    assert "give a --sites table of these series" in said
 
 
 def test_a_folder_without_these_series_is_refused(tcia: Path) -> None:

@@ -227,6 +227,19 @@ def test_no_volume_at_all_is_refused(tmp_path: Path) -> None:
     assert "unpack at least one subset" in said
 
 
+def test_a_table_of_other_series_and_a_place_that_cannot_be_written_are_named(
+    tmp_path: Path,
+) -> None:
+    stand_in(tmp_path / "in")
+    (sites := tmp_path / "sites.csv").write_text("series_uid,hospital\n1.2.3,north\n")
+    code, said = convert(tmp_path / "in", tmp_path / "out", "--sites", sites)
+    assert code == 2
+    assert "give a --sites table of these series" in said
+    code, said = convert(tmp_path / "in", sites)
+    assert code == 2
+    assert f"expected a folder that can be written at {sites}" in said
+
+
 def test_without_simple_itk_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,3 +122,11 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     code, said = convert(tmp_path / "y.npz")
     assert code == 2
     assert "one that cannot be read" in said
+
+
+def test_a_place_that_cannot_be_written_is_not_the_files_fault(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", **published())  # type: ignore[arg-type]
+    (tmp_path / "out").write_text("a file")
+    code, said = convert(tmp_path / "x.npz")
+    assert code == 2
+    assert said.startswith("E-RUN: expected a folder that can be written")

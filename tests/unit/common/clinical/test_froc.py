@@ -153,6 +153,15 @@ def test_without_series_or_with_one_class_there_is_none() -> None:
     assert (lone.score, lone.interval) == (1.0, None)  # one patient: nothing to draw from
 
 
+def test_where_no_draw_of_patients_differs_there_is_no_interval() -> None:
+    """Every finding above every false positive: that is no certainty."""
+    label, each = np.arange(40) % 2, np.arange(40)
+    apart = froc(candidates(0.3 + 0.4 * label, label, each, each, each))
+    assert apart is not None
+    assert apart.score == 1.0
+    assert {apart.interval, *(point.interval for point in apart.points)} == {None}
+
+
 def test_on_real_candidates_the_counts_are_those_of_the_manifest(luna: Path) -> None:
     """Philips' and Toshiba's patients; scores made of the patches' own brightness."""
     images = Images(classes=("non-nodule", "nodule"), size=16, validation_fraction=0.5)

@@ -63,6 +63,8 @@ def test_no_hidden_figure_can_be_worked_out_from_the_table() -> None:
                 assert sum(of_class[name] for name in kept_back) not in range(1, smallest)
             for row in rows:
                 assert row.auroc == SUPPRESSED or row.name not in small
+                if row.name in small:  # the row's patients less those of the other class
+                    assert (row.sensitivity, row.specificity) == (SUPPRESSED, SUPPRESSED)
 
 
 def test_a_group_is_judged_like_its_images_alone() -> None:

@@ -1,5 +1,6 @@
 """Where the live page may listen, and what `start` and `page` say about it."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_a_page_never_stands_in_the_way_of_the_coordinator(taken: str) -> None:
     where, said = offered("127.0.0.1:9443", "0.0.0.0:9443")
     assert where is None
     assert "is the public one" in said
+
+
+def test_a_port_that_is_forbidden_is_not_said_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", forbidden)
+    where, said = offered("127.0.0.1:444", "0.0.0.0:9443")
+    assert where == "127.0.0.1:444"
+    assert "127.0.0.1:444 cannot be had (Permission denied)" in said
 
 
 def test_what_start_hands_on(made: MadeHome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,20 @@ def test_the_figures_are_those_of_status_and_nobody_waits_for_them(
     assert str(found.curve).count("<svg") == 1
 
 
+def test_figures_of_another_version_are_no_trouble_for_long(
+    under_way: MadeHome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho '{}'\n")
+    other.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(other))
+    look = OfHome(under_way.home).look()
+    with Figures() as figures:
+        with pytest.raises(TypeError):
+            until(lambda: figures.of(look))
+        assert figures.of(look) is None
+
+
 def test_a_browser_shows_it_and_asks_for_nothing_else(under_way: MadeHome, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with process("server.live", "--home", under_way.home.path, "--listen", address):
