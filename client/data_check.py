@@ -120,15 +120,14 @@ def _patients(
     nominal = protocol.hospital(policy.hospital).nominal_patients
     said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
     least = policy.limits.smallest_group
-    if not large_enough(patients_per_class(validation.labels, validation.patient_of_image), least):
-        return Finding(
-            "data", "look", f"{said}; score histograms stay here: a class has fewer than {least}"
-        )
+    enough = large_enough(patients_per_class(validation.labels, validation.patient_of_image), least)
+    if not enough:
+        said += f"; score histograms stay here: a class has fewer than {least}"
     if apart:
         count = f"{said}; {len(apart)} files and findings are set aside"
         named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
         return Finding("data", "look", count + named, in_log=count)
-    return Finding("data", "good" if 2 * training >= nominal else "look", said)
+    return Finding("data", "good" if enough and 2 * training >= nominal else "look", said)
 
 
 def _patches_of(policy: SitePolicy) -> Path | None:

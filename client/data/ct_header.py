@@ -51,7 +51,8 @@ ALLOWED = {
     "RescaleIntercept": 0x00281052,
     "RescaleSlope": 0x00281053,
 }
-"""All that is ever read of a header (and 0008,0005, which says how its text is encoded)."""
+"""All that is read of a header, and 0008,0005, which says how its text is encoded. Only a DICOM report of a
+prediction reads more, what it is to be filed by (client/data/report_objects.py)."""
 
 Values = dict[str, Any]
 Vector = tuple[float, float, float]

@@ -118,6 +118,11 @@ def _finding(row: dict[str, str], images: Images | None, where: str) -> Finding:
         raise DataError(f"{where}: expected a series or a file, found none; name it")
     mm = _numbers(row, _MM, where)
     pixel = _numbers(row, (*_PIXELS, _SLICE) if _SLICE in row else _PIXELS, where)
+    if len(pixel) == 3 and not pixel[2].is_integer():
+        raise DataError(
+            f"{where}: expected a whole number in {_SLICE}, found {row[_SLICE]!r}; give the slice's "
+            f"InstanceNumber"
+        )
     return Finding(
         where=where,
         series=of if "series_uid" in row else None,

@@ -79,11 +79,14 @@ class Reports:
         self._series: dict[tuple[str, int], str] = {}
 
     def structured_report(self, source: Source, said: Statement) -> bytes:
-        """A Comprehensive SR of one finding: a DICOM file. NotUsable when the source has no study."""
+        """A Comprehensive SR of one finding: a DICOM file.
+
+        NotUsable when the source has no study, or says of it what the standard does not allow.
+        """
         from highdicom import UID, sr
         from pydicom.sr.codedict import codes
 
-        with _quiet():
+        with _quoting_nothing():
             image = _read(source)
             group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=sr.TrackingIdentifier(UID(), f"Finding {said.number}"),
@@ -127,7 +130,7 @@ class Reports:
         from highdicom import UID
         from highdicom.sc import SCImage
 
-        with _quiet():
+        with _quoting_nothing():
             image = _read(source)
             capture = SCImage.from_ref_dataset(
                 image,
@@ -179,11 +182,21 @@ def _numbers(said: Statement) -> "list[Measurement]":
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No warning about names and numbers that are not as the standard has them: it would quote them."""
+def _quoting_nothing() -> Iterator[None]:
+    """Inside, names and numbers that are not as the standard has them end as NotUsable at most.
+
+    What the libraries warn of and raise, errors of many kinds, would quote them.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except NotUsable:
+            raise
+        except Exception:
+            raise NotUsable(
+                "what its file says of the patient or the study is not as DICOM has it"
+            ) from None
 
 
 def _read(source: Source) -> Dataset:

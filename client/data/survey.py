@@ -121,5 +121,7 @@ def _row(image: ListedImage) -> str | None:
     return f"{MANIFEST} row {row}" if row.isdecimal() else None
 
 
-def _format(path: Path) -> str:
-    return {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower(), "TIFF")
+def _format(path: Path) -> str | None:
+    """By the name's end, of which a manifest may have any."""
+    known = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
+    return known.get(path.suffix.lower())

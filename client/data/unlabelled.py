@@ -4,6 +4,7 @@ What cannot be used is set aside with its reason and the rest goes on. Headers a
 a patch is asked for: memory holds one patch, a few decoded slices and half a kilobyte for each file.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -18,6 +19,7 @@ from client.data.ct_folder import DECODED_SLICES, place_of, volumes_of
 from client.data.dicom import CtSlice, read_slice
 from client.data.findings import FINDINGS, UNLABELLED, Finding, read_findings
 from client.data.hounsfield import Slice
+from client.data.image_folder import has_ct
 from client.data.listing import MANIFEST
 from client.data.listing import SUFFIXES as IMAGES_END
 from client.data.nifti import SUFFIXES as VOLUMES_END
@@ -94,7 +96,13 @@ def unlabelled(
     found: list[Unlabelled] = []
     loose: list[tuple[str, Path]] = []  # CT files without findings.csv
     for path in inputs:
-        if (path / FINDINGS).is_file() and not (path / MANIFEST).is_file():
+        # pathlib's own questions raise in a folder that is closed.
+        if not os.access(path, os.F_OK):
+            raise DataError(
+                f"expected a file or a folder at {str(path)!r} and found none that can be reached; "
+                f"correct the path"
+            )
+        if has_ct(path):
             if ct is None:
                 set_aside.append(SetAside(f"{path}/{FINDINGS}", NO_CT))
             else:
@@ -120,12 +128,8 @@ def unlabelled(
 
 
 def _files(path: Path, set_aside: list[SetAside]) -> Iterator[tuple[str, Path]]:
-    """(name, resolved path) of the file `path`, or of all in the folder. DataError when there is none."""
+    """(name, resolved path) of the file `path`, or of all in the folder."""
     if not path.is_dir():
-        if not path.exists():
-            raise DataError(
-                f"expected a file or a folder at {str(path)!r} and found none; correct the path"
-            )
         yield str(path), path.resolve()
         return
     root = existing_folder(path)

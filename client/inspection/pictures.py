@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.data.survey import Survey
+from client.data.survey import SCANNER, Survey
 from client.inspection.inspection import Inspection
 from client.inspection.measures import BINS, FEATURES
 from common.drawing import BLUE, VERMILLION, canvas, svg_of
-from common.protocol import Images
+from common.protocol import CtPatches, Images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,15 +53,21 @@ def patches(survey: Survey, indices: Sequence[int], alternative: str) -> str:
     return f'<img alt="{escape(alternative)}"{width} src="data:image/png;base64,{data}">'
 
 
+def window_of(found: Inspection, images: Images) -> CtPatches | None:
+    """The window of HU that grey stands for; None for image files, which do not say it."""
+    return images.ct if SCANNER in found.facts else None
+
+
 def histogram(found: Inspection, images: Images) -> str:
     """SVG: the share of each class's pixels by HU, or by grey where no HU is known."""
-    low, high = (images.ct.hu_low, images.ct.hu_high) if images.ct else (0.0, 1.0)
+    ct = window_of(found, images)
+    low, high = (0.0, 1.0) if ct is None else (ct.hu_low, ct.hu_high)
     edges = np.linspace(low, high, BINS + 1)
     figure, (axes,) = canvas(7.4, 2.5, 1)
     for shares, name, line in zip(found.measures.histograms, images.classes, _LINES, strict=True):
-        axes.stairs(100 * shares, edges, label=name, linewidth=1.5, **line)
+        axes.stairs(100 * shares, edges, label=name.replace("$", r"\$"), linewidth=1.5, **line)
     axes.set_xlabel(
-        "Hounsfield units, within the study's window" if images.ct else "grey, 0 black to 1 white"
+        "grey, 0 black to 1 white" if ct is None else "Hounsfield units, within the study's window"
     )
     axes.set_ylabel("pixels, %")
     axes.set_ylim(bottom=0)

@@ -68,7 +68,7 @@ def _counts(found: Inspection, classes: tuple[str, str], local_id: LocalId) -> s
 def _facts(found: Inspection, classes: tuple[str, str]) -> str:
     parts = [
         f"<section><h3>{escape(fact[0].upper() + fact[1:])}</h3>{_fact(counts, classes)}"
-        f'<p class="caption">{_link(link)}{_steps(fact)}</p></section>'
+        f'<p class="caption">{_link(link, len(counts))}{_steps(fact)}</p></section>'
         for fact, (counts, link) in found.facts.items()
     ]
     known = "" if SCANNER in found.facts else " Image files do not say how the scanner made them."
@@ -101,9 +101,9 @@ def _bar(count: int, most: int, kind: str) -> str:
     return f'<span class="bar {kind}" style="width: {4 * count / most:.2f}rem"></span> {count:,}'
 
 
-def _link(link: Shortcut | None) -> str:
+def _link(link: Shortcut | None, kinds: int) -> str:
     if link is None:
-        return "One kind only: it says nothing of the class."
+        return f"One {'kind' if kinds == 1 else 'class'} only: it says nothing of the class."
     said = f"Link with the class, by patients: Cramér's V {link.strength:.2f}, p {_p(link.p)}."
     if link.p < CHANCE.value and link.strength >= LINKED.value:
         return f"<strong>{said} A model may learn this in place of the disease.</strong>"
@@ -119,7 +119,7 @@ def _p(p: float) -> str:
 
 
 def _grey(found: Inspection, protocol: StudyProtocol) -> str:
-    unit = "Hounsfield units" if protocol.images.ct else "grey"
+    unit = "Hounsfield units" if pictures.window_of(found, protocol.images) else "grey"
     return figure(
         pictures.histogram(found, protocol.images),
         f"Histogram of {unit} of each class",

@@ -9,6 +9,7 @@ from scipy.stats.contingency import association
 from client.inspection.counts import Count
 
 _SHUFFLES = 1_999  # of the permutation test, which holds for few patients too: p from 0.0005
+_AT_ONCE = 50  # of them: all at once took 1.8 GB for 20,000 patients
 _SEED = 7
 
 
@@ -30,7 +31,7 @@ def shortcut(counts: list[Count]) -> Shortcut | None:
     table = np.array([count.patients for count in counts])
     if len(table) < 2 or not table.any(axis=0).all():
         return None
-    shuffles = PermutationMethod(n_resamples=_SHUFFLES, rng=np.random.default_rng(_SEED))
+    shuffles = PermutationMethod(_SHUFFLES, _AT_ONCE, rng=np.random.default_rng(_SEED))
     tested = chi2_contingency(table, correction=False, method=shuffles)
     return Shortcut(
         strength=float(association(table, method="cramer")),

@@ -116,7 +116,8 @@ def _copies(found: Inspection) -> Iterator[Reason]:
     if own := _images([one for one in pixels if one.patients == 1 and not one.both_labels]):
         yield Reason(
             "warning",
-            f"{own} images are there again for the same patient; remove the copies, which count twice",
+            f"{own} images have a copy among those of the same patient; remove the copies, which count "
+            f"twice",
         )
     if conflicts := _images([one for one in found.alike if one.both_labels]):
         grave = conflicts > MOST_CONFLICTS.value * len(found.survey)

@@ -1,5 +1,6 @@
 """A trained model together with its card, and nothing else: no card, no prediction."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def load_model(path: Path) -> CardedModel:
     ModelError when there is no card or no weights file, when the weights are not those of the card
     (SHA-256) or do not fit the model that it names.
     """
-    file = path / WEIGHTS if path.is_dir() else path
+    # pathlib's own question raises in a folder that is closed.
+    file = path / WEIGHTS if os.access(path, os.F_OK) and path.is_dir() else path
     card = load_card(file.parent / MODEL_CARD)
     weights = read_weights(file)
     if not card.is_of(weights):

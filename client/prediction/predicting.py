@@ -9,6 +9,7 @@ import numpy as np
 from client.data import SetAside
 from client.data.cohort import Pixels
 from client.data.image_folder import promoted
+from client.data.nifti import close_volumes
 from client.data.quarantine import NotUsable
 from client.data.report_objects import Reports, Statement
 from client.data.unlabelled import Source, Unlabelled
@@ -78,6 +79,7 @@ class Predicting:
                     self.told()
             if usable:
                 yield usable, np.stack(patches)
+        close_volumes()
 
     def _add(self, one: Unlabelled, pixels: Pixels, score: float) -> None:
         number, card = len(self.found) + 1, self.model.card

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from common.histogram import Z
 from common.model_card import Bin, Figure, Judged, ModelCard
 from common.temperature import calibrated
-
-Z = 1.959964  # 95 %, of a standard error
 
 NO_PROBABILITY = "This is a score and not a probability"
 
@@ -46,7 +45,7 @@ def meaning_of(score: float, card: ModelCard) -> Meaning:
 
 def percent(share: float) -> str:
     """ "31 %"; "less than 1 %" and "more than 99 %" at the ends, which nobody can tell from 0 and 1."""
-    if 0.005 <= share <= 0.995:
+    if 0.005 < share < 0.995:
         return f"{100 * share:.0f} %"
     return "less than 1 %" if share < 0.5 else "more than 99 %"
 

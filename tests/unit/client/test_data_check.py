@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from client.__main__ import app
-from common.protocol import StudyProtocol, parse_protocol
+from client.data_check import data_findings
+from common.protocol import StudyProtocol, load_protocol, parse_protocol
+from tests.hospital import LIMITS, policy_of
 from tests.unit.client.data.making_dicom import IMAGES, hospital
 
 MakeStudy = Callable[..., StudyProtocol]
@@ -65,3 +67,17 @@ def test_what_is_wrong_is_bad(tmp_path: Path, study: Path) -> None:
     code, said = check("--data", tmp_path / "north")
     assert code == 2
     assert "belong together" in said
+
+
+def test_a_small_hospital_is_told_what_is_set_aside_too(tmp_path: Path, study: Path) -> None:
+    folder = hospital(tmp_path / "north")
+    (folder / "letter of Jane.txt").write_text("no slice")
+    wide = {"data": folder, "limits": {**LIMITS, "smallest-group": 50}}
+    policy = policy_of(tmp_path / "state", **wide)
+    (found,) = data_findings(policy, load_protocol(study), None)
+    assert found.verdict == "look"
+    for said in (found.said, found.in_log or ""):
+        assert "a class has fewer than 50" in said
+        assert "1 files and findings are set aside" in said
+    assert "letter of Jane.txt: it is not a DICOM file" in found.said
+    assert "Jane" not in (found.in_log or "")

@@ -460,6 +460,10 @@ S = uid(9, 0)
         (rows_of("series_uid,label", f'"{S},nodule'), ["comma-separated"]),
         (rows_of("series_uid,x,y,z,label", f"{S},1,2,,nodule"), ["row 2", "'1', '2', ''"]),
         (rows_of("series_uid,x,y,z,label", f"{S},1,2,nan,nodule"), ["row 2", "expected numbers"]),
+        (
+            rows_of("series_uid,row,column,slice,label", f"{S},1,2,2.7,nodule"),
+            ["row 2", "a whole number in slice", "'2.7'"],
+        ),
         (rows_of("series_uid,label", f"{S},nodule"), ["usable ones of nodule only"]),
         (
             rows_of("series_uid,label", f"{uid(8)},nodule"),

@@ -91,8 +91,9 @@ def test_the_page_of_series_names_scanners_and_no_patient(tmp_path: Path) -> Non
 def test_the_page_of_images_shows_what_is_twice_by_local_id_and_row(tmp_path: Path) -> None:
     folder = ImageFolder.clean(tmp_path / "images")
     folder.add(folder.pixels[0], 1, folder.patient(5))
-    word, page = page_of(tmp_path, folder.survey(), PROTOCOL, [])
+    word, page = page_of(tmp_path, folder.survey(), CT_PROTOCOL, [])
     assert word == "unfit"
+    assert "Hounsfield" not in page  # no PNG says what its grey stands for
     text = text_of(page)
     assert "manifest.csv row 2" in text
     assert "manifest.csv row 162" in text
@@ -101,6 +102,26 @@ def test_the_page_of_images_shows_what_is_twice_by_local_id_and_row(tmp_path: Pa
     assert str(tmp_path) not in page
     assert len(re.findall("24 of (?:non-)?nodule, chosen at random", text)) == 2
     assert fetches(page) == []
+
+
+def test_a_class_that_looks_like_a_formula_has_its_name_on_the_page(tmp_path: Path) -> None:
+    """matplotlib takes what stands between two dollar signs for TeX."""
+    odd = PROTOCOL.model_copy(
+        update={"images": PROTOCOL.images.model_copy(update={"classes": ("$a^^$", "<b>")})}
+    )
+    folder = ImageFolder.clean(tmp_path / "images")
+    _, page = page_of(tmp_path, folder.survey(), odd, [])
+    assert "$a^^$" in text_of(page)
+    assert "&lt;b&gt;" in page
+
+
+def test_of_one_class_no_link_is_said(tmp_path: Path) -> None:
+    folder = ImageFolder.clean(tmp_path / "images")
+    for row in folder.rows:
+        row[1] = "nodule"
+    folder.rows[0][0] = "0.tif"
+    text = text_of(page_of(tmp_path, folder.survey(), PROTOCOL, [])[1])
+    assert "One class only: it says nothing of the class." in text
 
 
 def test_a_folder_that_cannot_be_opened_still_says_what_is_set_aside(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The folder is made of phantoms (seed in making_folders.py); what is expected is what was planted.
 """
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import pytest
 from PIL import Image
 
 from client.data.split import is_validation_patient
+from client.data.survey import FILE_FORMAT, survey
+from client.inspection.counts import Count
+from client.inspection.shortcuts import shortcut
 from tests.unit.client.data.making_dicom import uid
 from tests.unit.client.inspection.making_folders import (
     PATIENTS,
+    PROTOCOL,
     ImageFolder,
     judged,
     only,
@@ -87,7 +92,7 @@ def test_a_copy_of_the_same_patient_and_label_is_a_warning(images: ImageFolder) 
     images.add(images.pixels[0], 0, images.patient(0))
     severity, said = only(reasons(judged(images.survey())[1]))
     assert severity == "warning"
-    assert said.startswith("2 images are there again for the same patient")
+    assert said.startswith("2 images have a copy among those of the same patient")
 
 
 def test_a_patient_on_both_sides_is_unfit(images: ImageFolder) -> None:
@@ -133,6 +138,28 @@ def test_a_class_that_is_told_by_the_file_format(images: ImageFolder) -> None:
     assert severity == "unfit"
     assert "the file format tells the class (Cramér's V 1.00)" in said
     assert "'PNG' has only non-nodule; 'TIFF' has only nodule" in said
+
+
+def test_a_file_whose_name_says_no_format_is_not_stated(images: ImageFolder) -> None:
+    surveyed = images.survey()
+    (images.root / "0.png").rename(images.root / "0.dat")
+    manifest = images.root / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("0.png,", "0.dat,", 1))
+    again = survey(images.root, PROTOCOL.images, None, cache=None, set_aside=[])
+    assert set(surveyed.facts[FILE_FORMAT]) == {"PNG"}
+    assert set(again.facts[FILE_FORMAT]) == {"PNG", None}
+
+
+def test_two_thousand_patients_cost_a_link_little_memory() -> None:
+    counts = [Count(kind, (500, 500), (500, 500), 1_000) for kind in "ab"]
+    tracemalloc.start()
+    link = shortcut(counts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"peak {peak / 1e6:.0f} MB")
+    assert link is not None
+    assert link.strength == 0
+    assert peak < 10e6
 
 
 def test_images_that_show_nothing(images: ImageFolder) -> None:

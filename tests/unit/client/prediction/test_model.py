@@ -45,11 +45,24 @@ def test_a_card_with_an_unknown_fact_is_refused(run: Path) -> None:
     assert "expected a model card" in refusal(run)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.5])
+def test_a_temperature_that_makes_no_probability_is_refused(run: Path, value: float) -> None:
+    facts = json.loads((run / MODEL_CARD).read_text())
+    facts["judged"]["temperature"]["value"] = value
+    (run / MODEL_CARD).write_text(json.dumps(facts))
+    assert f"judged.temperature is {value:g} but must be above 0" in refusal(run)
+
+
 def test_other_weights_than_the_card_names_are_refused(run: Path) -> None:
     arrays = load((run / "model.safetensors").read_bytes())
     arrays["classifier.bias"] = arrays["classifier.bias"] + np.float32(1e-6)
     (run / "model.safetensors").write_bytes(save(arrays))
     assert "found others" in refusal(run)
+
+
+def test_a_path_that_cannot_be_asked_about_is_no_model(tmp_path: Path) -> None:
+    """Too long a name: what a closed folder is to others than root."""
+    assert "cannot read it (File name too long)" in refusal(tmp_path / ("a" * 300) / "run")
 
 
 def test_no_weights_no_model(run: Path) -> None:

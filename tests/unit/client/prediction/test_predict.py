@@ -151,6 +151,7 @@ def test_nothing_that_can_be_predicted_is_refused_and_writes_nothing(
         (["--pixel=1;2"], "E-DATA", "expected row,column as numbers after --pixel"),
         (["--pixel=3,4"], "E-DATA", "it is an image and taken whole"),
         (["absent.png"], "E-DATA", "expected a file or a folder"),
+        (["a" * 300], "E-DATA", "expected a file or a folder"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(

@@ -120,6 +120,7 @@ def test_a_nifti_volume_is_looked_at_in_mm(tmp_path: Path, run: Path, predict: P
     assert scores(predict(run, tmp_path / "a.nii.gz", place)) == [
         pytest.approx(wanted[0], abs=1e-6)
     ]
+    assert "a.nii.gz" not in {one.resolve().name for one in Path("/proc/self/fd").iterdir()}
     said = reason(predict(run, tmp_path / "a.nii.gz", "--pixel=30,25"))
     assert "a place in pixels is not enough for a volume; give x, y and z" in said
 

@@ -149,6 +149,25 @@ def test_a_slice_without_a_study_is_predicted_and_has_no_report(
     assert "its file has no study" in said.facts["set-aside"][0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientBirthDate", "19500231"), ("PatientSex", "U")],
+)
+def test_facts_that_a_report_cannot_repeat_cost_the_report_alone(
+    series: Path, run: Path, predict: Predict, keyword: str, value: str
+) -> None:
+    def odd(ds: Dataset) -> None:
+        ds.add_new(keyword, ds[keyword].VR, value)
+
+    save(pydicom.dcmread(series), series, odd)
+    said = predict(run, series, "--pixel=30,25", "--dicom", overlay=True)
+    assert said.code == 0, said.text
+    assert len(said.facts["predictions"]) == 1
+    (apart,) = said.facts["set-aside"]
+    assert "not as DICOM has it" in apart["reason"]
+    assert value not in apart["reason"]
+
+
 def test_a_real_slice_has_a_report(run: Path, predict: Predict) -> None:
     folder = SHARED_DATA / "ct-dicom"
     if not folder.is_dir():

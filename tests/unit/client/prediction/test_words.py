@@ -91,7 +91,14 @@ def test_without_an_operating_point_nothing_counts_as_positive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "said"), [(0.0, "less than 1 %"), (0.31, "31 %"), (0.9999, "more than 99 %")]
+    ("share", "said"),
+    [
+        (0.0, "less than 1 %"),
+        (0.005, "less than 1 %"),
+        (0.31, "31 %"),
+        (0.995, "more than 99 %"),
+        (0.9999, "more than 99 %"),
+    ],
 )
 def test_nobody_is_told_none_or_all(share: float, said: str) -> None:
     assert percent(share) == said
