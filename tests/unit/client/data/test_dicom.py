@@ -360,9 +360,9 @@ def test_a_damaged_or_hostile_file_is_told_at_once(tmp_path: Path, name: str) ->
     damage, why = FILE_DEFECTS[name]
     path = save(slice_dataset(RAMP, (0, 0, 0)), tmp_path / "a")
     path.write_bytes(damage(path.read_bytes()))
-    started = time.monotonic()
+    started = time.process_time()
     found = reason(path)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert found == why or (not why and found)
 
 

@@ -165,9 +165,9 @@ def test_a_bomb_and_a_damaged_gzip(tmp_path: Path) -> None:
     head = put("<4h", 40, 3, 1000, 1000, 1000)(bytearray(path.read_bytes()[:352]))
     bomb = tmp_path / "bomb.nii.gz"
     bomb.write_bytes(gzip.compress(bytes(head) + bytes(1 << 24), 9) + bytes(2_000_000))
-    started = time.monotonic()
+    started = time.process_time()
     assert reason(bomb) == "it is truncated, or would grow beyond what a CT does"
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     rng = np.random.default_rng(1)
     packed = write(tmp_path / "b.nii.gz", rng.uniform(-900, 300, (40, 40, 9)), np.eye(4))
     whole = packed.read_bytes()
