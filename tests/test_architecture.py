@@ -146,7 +146,10 @@ def test_make_test_is_the_whole_suite(repository: Path) -> None:
     targets = ("test", "test-fast", "test-crash", "check", "bench")
     planned = run("make", "--dry-run", *targets, cwd=repository)
     assert planned.returncode == 0, planned.stderr
-    assert '-m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not crash"\n' in planned.stdout
+    assert (
+        '-m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not crash"\n'
+        in planned.stdout
+    )
     assert "-m pytest -q -m crash\n" in planned.stdout
     assert "make simulate" in shell_commands(repository)
     assert "make test" in shell_commands(repository)
