@@ -4,15 +4,11 @@ With a policy as a part of `intramural-client check`, or alone, before anything 
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import Progress
 
 from client.data import PATCHES, Cohort, SetAside, open_cohort
 from client.egress import large_enough
@@ -21,6 +17,7 @@ from client.policy import Limits, SitePolicy
 from client.redaction import in_words
 from common.errors import IntramuralError
 from common.metrics import patients_per_class
+from common.progress import progress_bar
 from common.protocol import StudyProtocol, load_protocol
 
 if TYPE_CHECKING:
@@ -72,7 +69,7 @@ def data_findings(
     folder, images, pattern = policy.data, protocol.images, policy.patient_id_pattern
     cache, surveyed = _patches_of(policy), None
     try:
-        with _bar() as told:
+        with progress_bar("reading images") as told:
             if look is None:
                 cohort = open_cohort(
                     folder, images, pattern, cache=cache, progress=told, set_aside=apart
@@ -134,12 +131,3 @@ def _patches_of(policy: SitePolicy) -> Path | None:
     """Where the vault keeps patches, if what we write there is the vault's own: else None."""
     own = policy.state.is_dir() and policy.state.stat().st_uid == os.geteuid()
     return policy.state / PATCHES if own else None
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error output, told (done, total); nothing where nobody sees it."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

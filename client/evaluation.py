@@ -19,13 +19,13 @@ from common.clinical.evaluation import Evaluation, as_json, evaluate, groups_of
 from common.clinical.page import LIMITS, headline, sections
 from common.errors import RunError
 from common.files import write_atomic
+from common.page_parts import document
 from common.protocol import load_protocol
 
 PAGE, JSON = "evaluation.html", "evaluation.json"
 
 UNNAMED = ("negative", "positive")  # the classes of a study whose text was not kept
 
-_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _OWN_STYLE = """
 h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .lead { font-size: 1.1rem; margin: 0; }
@@ -116,6 +116,11 @@ def write_look(folder: Path, look: OwnLook) -> None:
     write_atomic(folder / PAGE, page(look).encode())
 
 
+def rounds_in_words(number: int) -> str:
+    """ "1 round", "2 rounds"."""
+    return f"{number} round{'' if number == 1 else 's'}"
+
+
 def page(look: OwnLook) -> str:
     """The whole page: no script, nothing fetched, also for paper."""
     words = Words.of(look.found, look.classes)
@@ -124,12 +129,8 @@ def page(look: OwnLook) -> str:
     )
     limits = "".join(f"<li>{limit}</li>" for limit in LIMITS)
     title = escape(f"Evaluation at {look.hospital}")
-    after = f"{look.after_round} round{'' if look.after_round == 1 else 's'}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FETCHED}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{_OWN_STYLE}</style></head>\n<body>"
+    after = rounds_in_words(look.after_round)
+    inner = (
         f"<header><h1>{title}</h1><p>Study “{escape(look.study)}”, the model after {after}, on "
         f"{look.found.patients:,} validation patients of this hospital.</p></header>\n"
         '<div class="warning"><p><strong>For this hospital alone.</strong> Exact figures of your '
@@ -137,5 +138,6 @@ def page(look: OwnLook) -> str:
         "and nothing of it should. Research use, not a medical device.</p></div>"
         f'<h2>In short</h2><p class="lead">{headline(look.found, words)}</p>{body}'
         f"<section><h2>Limits</h2><ul>{limits}</ul></section>"
-        f"<footer>Protocol digest {look.digest}</footer></body></html>\n"
+        f"<footer>Protocol digest {look.digest}</footer>"
     )
+    return document(title, STYLE + _OWN_STYLE, inner)

@@ -25,6 +25,7 @@ def evaluate(
         from client.evaluation import (
             PAGE,
             own_look,
+            rounds_in_words,
             write_look,
         )  # loads scikit-learn and matplotlib
 
@@ -35,7 +36,7 @@ def evaluate(
             )
         look = own_look(policy, ledger, study)
         write_look(out, look)
-    after = f"{look.after_round} round{'' if look.after_round == 1 else 's'}"
+        after = rounds_in_words(look.after_round)
     typer.echo(
         f"written: {out / PAGE} and the same facts as .json, about the model of '{look.study}' after "
         f"{after}; exact figures of your patients: they stay in the hospital"

@@ -4,6 +4,28 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'"
+_OWN_PICTURES = "; img-src data:"
+
+
+def document(title: str, style: str, body: str, *, pictures: bool = True) -> str:
+    """A whole page of ready HTML. A browser fetches nothing for it, whatever stands in `body`.
+
+    Without `pictures` it shows not even those that are within the page.
+    """
+    policy = _NOTHING_FETCHED + (_OWN_PICTURES if pictures else "")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{style}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 round", "2 rounds"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
     """A table of ready cells, of class `kind`; the first cell of a row is its heading."""

@@ -25,14 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.phantom_anatomy import (
-    paint_airways,
-    paint_bands,
-    paint_lung,
-    paint_nodules,
-    paint_vessels,
-    paint_walls,
-)
+from common.phantom_anatomy import paint
 from common.phantom_scene import KINDS, MIMIC_KINDS, NODULE_KINDS, PLANES, Scanner, Scene
 
 __all__ = [
@@ -155,12 +148,7 @@ def _images(kind: Tensor, size: int, scanner: Scanner, generator: torch.Generato
     # The slice seldom meets the middle, and a detector's mark is off by a pixel.
     aside, above = scene.normal(2) * 0.6, scene.uniform(-0.45, 0.45) * radius
     centre = torch.cat([aside, above], dim=1)[:, None]  # (B, 1, 3)
-    paint_lung(scene)
-    paint_bands(scene)
-    paint_vessels(scene, centre, radius)
-    paint_airways(scene)
-    paint_walls(scene, radius)
-    paint_nodules(scene, centre, radius)
+    paint(scene, centre, radius)
     return _acquired(scene, scanner)
 
 

@@ -1,6 +1,6 @@
 """What is painted into a phantom: lung, vessels, airways, chest wall, nodules and what looks like them.
 
-Each function paints one thing into a `Scene`, in HU and millimetres.
+Each function but `paint` paints one thing into a `Scene`, in HU and millimetres.
 """
 
 import math
@@ -12,6 +12,19 @@ from torch.nn import functional as F
 from common.phantom_scene import NODULE_KINDS, Scene, Tubes, joined
 
 MOST_TREES = 10  # of background vessels, however large the patch
+
+
+def paint(scene: Scene, centre: Tensor, radius: Tensor) -> None:
+    """All of it, in an order in which the later lies over the earlier.
+
+    `centre` (B, 1, 3) mm is where a patch's own finding is, `radius` (B, 1) mm how large.
+    """
+    paint_lung(scene)
+    paint_bands(scene)
+    paint_vessels(scene, centre, radius)
+    paint_airways(scene)
+    paint_walls(scene, radius)
+    paint_nodules(scene, centre, radius)
 
 
 def paint_lung(scene: Scene) -> None:

@@ -7,10 +7,10 @@ from common.clinical.calibration_page import Words
 from common.clinical.delong import Difference
 from common.clinical.evaluation import Evaluation
 from common.clinical.page import headline, sections
-from common.page_parts import absent, figure, table
+from common.page_parts import absent, count, figure, table
 from server.clinical_plots import gain_svg
 from server.gain import Gain, Pooled
-from server.page import auroc, count, listed
+from server.page import auroc, listed
 
 FEW = "fewer than two patients of a class"
 

@@ -5,10 +5,10 @@ released ones, read from the hospitals' noised histograms.
 """
 
 from common.histogram import PATIENT
-from common.page_parts import absent, figure, table, with_interval
+from common.page_parts import absent, count, figure, table, with_interval
 from common.released import WANTED_SENSITIVITY, Reading
 from server.facts import UNREADABLE, ReportFacts
-from server.page import ONE_CLASS, auroc, count, estimate, listed, sigma, span
+from server.page import ONE_CLASS, auroc, estimate, listed, sigma, span
 from server.plots import calibration_svg, roc_svg
 
 NO_THRESHOLD = "no threshold between the bins has it"

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from common.markdown import code, word
+from common.page_parts import count
 from common.protocol import Images, StudyProtocol
 from common.released import WANTED_SENSITIVITY, Reading
 from server.admission import REASONS
 from server.facts import UNREADABLE, ReportFacts, RoundFacts
 from server.flags import WORDS
-from server.page import count, epsilon, runs, small
+from server.page import epsilon, runs, small
 
 ORIGINS = {
     "random": "random weights, drawn from the study's digest",

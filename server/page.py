@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from common.histogram import Estimate, Interval
-from common.page_parts import absent
+from common.page_parts import absent, document
 
 ONE_CLASS = "not defined (one class only)"
 
@@ -87,16 +87,11 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .6r
 
 def page(title: str, kind: str, lead: str, warnings: str, body: str, footer: str) -> str:
     """The whole document; `title` and `kind` are escaped here, the rest is ready HTML."""
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+    inner = (
         f'<header><p class="kind">{escape(kind)}</p><h1>{escape(title)}</h1>'
-        f'<p class="lead">{lead}</p></header>{warnings}<main>{body}</main>'
-        f"<footer>{footer}</footer></body></html>\n"
+        f'<p class="lead">{lead}</p></header>{warnings}<main>{body}</main><footer>{footer}</footer>'
     )
+    return document(escape(title), STYLE, inner)
 
 
 def auroc(value: float | None, interval: Interval | None = None, why: str = ONE_CLASS) -> str:
@@ -145,11 +140,6 @@ def listed(words: Sequence[str]) -> str:
     """ "north", "north and east" or "north, east and south" of a non-empty list; escaped here."""
     names = [escape(word) for word in words]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 round", "2 rounds"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def runs(numbers: Sequence[int]) -> str:

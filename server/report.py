@@ -12,12 +12,12 @@ from statistics import fmean
 from typing import Any
 
 from common.files import write_atomic
-from common.page_parts import absent, figure, table
+from common.page_parts import absent, count, figure, table
 from server.clinical_page import clinical, gained
 from server.facts import UNREADABLE, HospitalFacts, ReportFacts
 from server.judgement import calibration, roc, who_released
 from server.model_card_words import is_judged
-from server.page import ONE_CLASS, auroc, count, difference, epsilon, listed, page, small
+from server.page import ONE_CLASS, auroc, difference, epsilon, listed, page, small
 from server.participation import flags, participation
 from server.plots import learning_curve_svg
 from server.statement import limits, privacy, warnings

@@ -6,9 +6,9 @@ accountant, scope, releases, noise source, what is public by assumption, what is
 
 from collections.abc import Sequence
 
-from common.page_parts import absent, table
+from common.page_parts import absent, count, table
 from server.facts import ReportFacts
-from server.page import count, epsilon, listed, sigma, small, span
+from server.page import epsilon, listed, sigma, small, span
 
 
 def warnings(facts: ReportFacts) -> str:

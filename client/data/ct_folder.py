@@ -26,9 +26,8 @@ from client.data.scan import Scanned, list_files, scan
 from client.data.series import Points, Volume, by_series, volume
 from client.data.split import canonical_patient_id, is_validation_patient
 from common.errors import DataError
+from common.progress import Progress
 from common.protocol import CtPatches, Images
-
-Progress = Callable[[int, int], None]  # (done, total): files and findings
 
 DECODED_SLICES = 32  # that are kept: neighbouring findings share them; 1 MB each at 512 x 512
 

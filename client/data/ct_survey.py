@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.ct_folder import Placed, Progress, open_ct_folder
+from client.data.ct_folder import Placed, open_ct_folder
 from client.data.dicom import CtSlice
 from client.data.quarantine import SetAside
 from client.data.series import Volume
 from client.data.survey import KERNEL, SCANNER, SPACING, THICKNESS, VOLTAGE, YEAR, Survey, Value
+from common.progress import Progress
 from common.protocol import Images
 
 

@@ -6,7 +6,6 @@ with the patient's id in the file names, found by a pattern.
 """
 
 import os
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from client.data.pixels import read_pixels
 from client.data.quarantine import SetAside
 from common.documents import Name
 from common.errors import DataError
+from common.progress import Progress
 from common.protocol import Images
 
 
@@ -30,7 +30,7 @@ def open_cohort(
     patient_id_pattern: str | None = None,
     *,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     set_aside: list[SetAside] | None = None,
 ) -> Cohort:
     """All images of one hospital, cropped, resized or cut out of CT series, on their two sides.

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -113,21 +113,14 @@ class Reports:
             report = sr.ComprehensiveSR(
                 evidence=[image],
                 content=content[0],
-                series_instance_uid=self._series_of(image, _REPORT_SERIES),
-                series_number=_REPORT_SERIES,
-                sop_instance_uid=UID(),
-                instance_number=said.number,
-                manufacturer=_MAKER,
-                manufacturer_model_name=_PROGRAM,
+                **self._made(image, said, _REPORT_SERIES),
                 is_complete=True,
-                series_description=RESEARCH,
                 specific_character_set=_UTF_8,
             )
             return _file(report)
 
     def secondary_capture(self, source: Source, said: Statement, picture: bytes) -> bytes:
         """The overlay, a PNG, as an RGB image of the patient's study: a DICOM file. NotUsable as above."""
-        from highdicom import UID
         from highdicom.sc import SCImage
 
         with _quoting_nothing():
@@ -139,21 +132,26 @@ class Reports:
                 bits_allocated=8,
                 coordinate_system="PATIENT",
                 patient_orientation=("L", "P"),  # as patches are cut
-                series_instance_uid=self._series_of(image, _PICTURE_SERIES),
-                series_number=_PICTURE_SERIES,
-                sop_instance_uid=UID(),
-                instance_number=said.number,
-                manufacturer=_MAKER,
-                manufacturer_model_name=_PROGRAM,
-                series_description=RESEARCH,
+                **self._made(image, said, _PICTURE_SERIES),
                 transfer_syntax_uid=ExplicitVRLittleEndian,
             )
             return _file(capture)
 
-    def _series_of(self, image: Dataset, number: int) -> str:
+    def _made(self, image: Dataset, said: Statement, series: int) -> dict[str, Any]:
+        """What both kinds of object say of themselves; those of a kind in a study are one series."""
         from highdicom import UID
 
-        return self._series.setdefault((str(image.StudyInstanceUID), number), UID())
+        return {
+            "series_instance_uid": self._series.setdefault(
+                (str(image.StudyInstanceUID), series), UID()
+            ),
+            "series_number": series,
+            "sop_instance_uid": UID(),
+            "instance_number": said.number,
+            "manufacturer": _MAKER,
+            "manufacturer_model_name": _PROGRAM,
+            "series_description": RESEARCH,
+        }
 
 
 def _model(said: Statement) -> "AlgorithmIdentification":

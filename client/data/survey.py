@@ -4,7 +4,6 @@ Unlike a cohort this names patients and says how an image was made, so it lives 
 `intramural-client check` looks at it, at the hospital; no training and no message sees one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from client.data.listing import MANIFEST, ListedImage, check_whole, list_rows
 from client.data.paths import existing_folder
 from client.data.quarantine import SetAside
 from common.errors import DataError
+from common.progress import Progress
 from common.protocol import Images
 
 SCANNER, KERNEL, VOLTAGE = "scanner", "reconstruction kernel", "tube voltage, kV"
@@ -80,7 +80,7 @@ def survey(
     patient_id_pattern: str | None,
     *,
     cache: Path | None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     set_aside: list[SetAside],
 ) -> Survey:
     """All images of one hospital; the arguments are those of `open_cohort`.

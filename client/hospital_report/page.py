@@ -5,13 +5,13 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from client.evaluation import rounds_in_words
 from client.hospital_report.gathering import OwnReport
 from client.hospital_report.sections import (
     budget,
     egress,
     following,
     limits,
-    rounds_in_words,
     study,
 )
 from client.pack.markdown import utc
@@ -19,10 +19,10 @@ from client.pack.page import STYLE
 from client.statement import ACCOUNTS
 from client.statement_text import rounded_up
 from common.files import write_atomic
+from common.page_parts import document
 
 PAGE = "report.html"
 
-_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _OWN_STYLE = """
 h2 { font-size: 1.3rem; margin-top: 2.4rem; }
 h4 { margin-top: 1.6rem; }
@@ -73,17 +73,14 @@ def page(report: OwnReport, now: datetime) -> str:
         f"<section><h2>Limits</h2>{limits(report)}</section>"
     )
     title = f"Report for {hospital}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FETCHED}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{_OWN_STYLE}</style></head>\n<body>"
+    inner = (
         f"<header><h1>{title}</h1><p>What this hospital did in "
         f"{', '.join(names) or 'no study so far'}, what it spent, what left, and how the model does on its "
         f"own patients.</p></header>\n{''.join(_warnings(report))}{body}"
         f"<footer>Made from this hospital's own books on {utc(now.isoformat())} UTC. Research use, not a "
-        f"medical device.</footer></body></html>\n"
+        f"medical device.</footer>"
     )
+    return document(title, STYLE + _OWN_STYLE, inner)
 
 
 def _warnings(report: OwnReport) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
+from client.evaluation import rounds_in_words
 from client.hospital_report.gathering import OwnReport, OwnRound, OwnStudy
 from client.pack.egress import KINDS
 from client.pack.markdown import utc
@@ -118,11 +119,6 @@ def _evaluation(own: OwnStudy) -> str:
         f"<p>The newest model that was judged here, after {after}, on {look.found.patients:,} validation "
         f"patients, exact.</p><p>{headline(look.found, words)}</p>{parts}"
     )
-
-
-def rounds_in_words(number: int) -> str:
-    """ "1 round", "2 rounds"."""
-    return f"{number} round{'' if number == 1 else 's'}"
 
 
 def budget(report: OwnReport) -> str:

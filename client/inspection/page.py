@@ -6,9 +6,9 @@ from html import escape
 from client.inspection.verdict import Verdict
 from client.pack.page import STYLE
 from common.drawing import BLUE, VERMILLION
+from common.page_parts import document
 from common.protocol import StudyProtocol
 
-_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MARKS = {"fit": "✔", "fit with warnings": "▲", "unfit": "✖", "warning": "▲"}
 _OWN_STYLE = f"""
 h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
@@ -54,11 +54,7 @@ def page(
     """The document; `sections` are (title, ready HTML)."""
     title = escape(f"Data report of {hospital}")
     body = "".join(f"<section><h2>{name}</h2>{text}</section>" for name, text in sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FETCHED}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{_OWN_STYLE}</style></head>\n<body>"
+    inner = (
         f"<header><h1>{title}</h1><p>For the study “{escape(protocol.study)}”. {escape(lead)}</p>"
         "</header>\n"
         '<div class="warning"><p><strong>This page stays in the hospital.</strong> It shows images of '
@@ -67,8 +63,8 @@ def page(
         "reports on the same state folder have the same ids. Files are named under “Set aside” only.</p>"
         f"</div>{_verdict(verdict)}{body}"
         f"<footer>Protocol digest {protocol.digest}. Research use, not a medical device.</footer>"
-        "</body></html>\n"
     )
+    return document(title, STYLE + _OWN_STYLE, inner)
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -6,8 +6,7 @@ from html import escape
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-# The policy keeps a browser from fetching anything, whatever the text says.
-_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'"
+from common.page_parts import document
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #59626b; --line: #d7dbdf; --red: #b3261e; }
@@ -89,15 +88,11 @@ def page(
         contents.append((2, "texts", "Appendix: protocols in full"))
         bodies.append(f'<h2 id="texts">Appendix: protocols in full</h2>{appended}')
     boxes = "".join(f'<div class="warning"><p>{escape(text)}</p></div>' for text in warnings)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FETCHED}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>"
+    inner = (
         f"<header><h1>{escape(title)}</h1><p>{escape(lead)}</p></header>\n{boxes}"
-        f"<nav>{_contents(contents)}</nav>\n{''.join(bodies)}"
-        f"<footer>{escape(footer)}</footer></body></html>\n"
+        f"<nav>{_contents(contents)}</nav>\n{''.join(bodies)}<footer>{escape(footer)}</footer>"
     )
+    return document(escape(title), STYLE, inner, pictures=False)
 
 
 def _placed(tokens: list[Token], section: str, contents: list[tuple[int, str, str]]) -> list[Token]:

@@ -2,18 +2,18 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from client import walls
 from client.redaction import install
 from common.errors import DataError, HospitalError, RunError
+from common.progress import progress_bar
 from common.refusing import refusing
 
 if TYPE_CHECKING:
@@ -75,13 +75,16 @@ def predict(
         carded = load_model(model)
         reports = Reports() if dicom else None
         set_aside: list[SetAside] = []
-        with _progress("reading headers", None) as told:
+        with progress_bar("reading headers") as told:
             findings = unlabelled(
-                inputs, carded.card.images, place, lambda _done: told(), set_aside
+                inputs, carded.card.images, place, lambda done: told(done, None), set_aside
             )
         _make(out)
-        with _progress("predicting", len(findings)) as told:
-            run = Predicting(carded, out, overlay, reports, told, set_aside)
+        with progress_bar("predicting") as told:
+            done = count(1)
+            run = Predicting(
+                carded, out, overlay, reports, lambda: told(next(done), len(findings)), set_aside
+            )
             run.run(findings)
     kept = f"; {len(set_aside)} set aside, with the reason" if set_aside else ""
     typer.echo(
@@ -164,12 +167,3 @@ def _writing(out: Path) -> Iterator[None]:
         raise RunError(
             f"cannot write {out} ({error.strerror}); make room, or choose another place"
         ) from error
-
-
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on the error output, of which the yielded call adds one; nothing where nobody sees it."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

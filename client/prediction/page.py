@@ -10,13 +10,12 @@ from client.prediction.overlay import NOTE
 from client.prediction.results import Prediction
 from client.prediction.words import percent
 from common.model_card import Judged, ModelCard
-from common.page_parts import absent, table, with_interval
+from common.page_parts import absent, count, document, table, with_interval
 
 PAGE = "predictions.html"
 MOST_PICTURES = 100  # in the page, which a browser must hold; every one lies beside it as a file
 MOST_ROWS = 2000
 
-_NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _OWN_STYLE = """
 h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .finding { display: grid; grid-template-columns: 1fr 27rem; gap: 1.6rem; padding: 1.1rem 0;
@@ -47,15 +46,11 @@ def page(
     card: ModelCard,
 ) -> str:
     """The whole page; `pictures` are PNGs by the name of the overlay. No script, also for paper."""
-    title = f"What the model of “{escape(card.study)}” says of {_counted(len(found), 'finding')}"
+    title = f"What the model of “{escape(card.study)}” says of {count(len(found), 'finding')}"
     shown = "".join(
         _finding(number, one, pictures, card) for number, one in enumerate(found[:MOST_ROWS], 1)
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FETCHED}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{_OWN_STYLE}</style></head>\n<body>"
+    inner = (
         f"<header><h1>{title}</h1></header>\n"
         '<div class="warning"><p><strong>Research use, not a medical device.</strong> No diagnosis and no '
         "treatment may rest on it. For this hospital alone: files of patients are named here, and "
@@ -64,8 +59,8 @@ def page(
         f"<section><h2>Findings</h2>{_notes(found)}{shown}</section>"
         f"{_aside(set_aside)}"
         f"<footer>Weights (SHA-256) {card.weights}<br>Protocol digest {card.protocol}</footer>"
-        "</body></html>\n"
     )
+    return document(title, STYLE + _OWN_STYLE, inner)
 
 
 def _finding(number: int, one: Prediction, pictures: Mapping[str, bytes], card: ModelCard) -> str:
@@ -132,7 +127,7 @@ def _notes(found: Sequence[Prediction]) -> str:
 
 def _model(card: ModelCard) -> str:
     origin = "a rehearsal on one machine" if card.rehearsal else "a study between hospitals"
-    rounds, hospitals = _counted(card.rounds, "round"), _counted(len(card.hospitals), "hospital")
+    rounds, hospitals = count(card.rounds, "round"), count(len(card.hospitals), "hospital")
     negative, positive = (escape(name) for name in card.images.classes)
     rows = [
         ["Trained in", f"{rounds} of {origin}, {hospitals}"],
@@ -178,10 +173,6 @@ def _aside(set_aside: Sequence[SetAside]) -> str:
         return ""
     rows = [[escape(one.what), escape(one.reason)] for one in set_aside[:MOST_ROWS]]
     return (
-        f"<section><h2>Set aside</h2><p>{_counted(len(set_aside), 'thing')} could not be "
+        f"<section><h2>Set aside</h2><p>{count(len(set_aside), 'thing')} could not be "
         f"used or made.</p>{table(('What', 'Why'), rows, 'aside')}</section>"
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -3,7 +3,7 @@
 from common.clinical.evaluation import Evaluation
 from common.clinical.froc import RATES, Froc
 from common.clinical.plots import froc_svg
-from common.page_parts import absent, figure, table, with_interval
+from common.page_parts import absent, count, figure, table, with_interval
 
 ONE_PER_SCAN = RATES.index(1.0)
 
@@ -27,8 +27,8 @@ def findings(found: Evaluation) -> str:
     picture = figure(
         froc_svg(curve),
         "FROC curve: share of findings shown by false positives per scan",
-        f"{_count(curve.findings, 'finding')} in {_count(curve.scans, 'scan')} of "
-        f"{_count(curve.patients, 'patient')}. Bars: 95 %, "
+        f"{count(curve.findings, 'finding')} in {count(curve.scans, 'scan')} of "
+        f"{count(curve.patients, 'patient')}. Bars: 95 %, "
         "by a bootstrap over patients; none where no draw of patients differs."
         + _all_called(curve),
     )
@@ -60,7 +60,3 @@ def _honestly() -> str:
         "so a scan in which there was nothing to list does not lower the false positives per scan. Compare "
         "models on one list, not lists.</p>"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

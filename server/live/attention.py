@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
+from common.page_parts import count
 from server.live.figures import Judged
 from server.live.look import Look
 from server.live.words import (
@@ -13,7 +14,7 @@ from server.live.words import (
     failure_in_words,
     in_rounds,
 )
-from server.page import count, listed
+from server.page import listed
 
 FEW_DAYS = 30  # of a certificate: time enough for a telephone call and a holiday
 LITTLE_DISK = 2 << 30  # bytes: a checkpoint of a large model several times over

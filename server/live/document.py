@@ -6,7 +6,7 @@ The browser asks again by itself. Every word from outside is escaped here.
 from datetime import UTC, datetime
 from html import escape
 
-from common.page_parts import absent, figure, table
+from common.page_parts import absent, count, figure, table
 from server.flags import WORDS
 from server.live.attention import attention
 from server.live.figures import Judged
@@ -15,7 +15,7 @@ from server.live.look import Look
 from server.live.rounds import matrix
 from server.live.style import STYLE
 from server.live.words import STATES, epsilon_in_words, in_rounds, moment, span
-from server.page import count, small
+from server.page import small
 
 AGAIN_SECONDS = 5  # until the browser asks again: an answer takes milliseconds
 STILL = "/still"

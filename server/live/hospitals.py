@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from html import escape
 
-from common.page_parts import absent, table
+from common.page_parts import absent, count, table
 from server.live.figures import Judged
 from server.live.look import Look
 from server.live.rounds import NOW
 from server.live.words import above, code_in_words, epsilon_in_words, span
-from server.page import count, small
+from server.page import small
 
 
 def hospitals(look: Look, judged: Judged | None, now: float) -> str:

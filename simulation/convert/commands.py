@@ -1,17 +1,16 @@
 """`intramural-simulate convert`: public data sets as hospitals for a rehearsal (docs/datasets.md)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from common.progress import progress_bar
 from simulation.convert import HOSPITALS
 from simulation.convert.writing import refusing_to_write
 
@@ -89,7 +88,7 @@ def luna16(
         homes = chosen_homes(sites, hospitals)
         table = candidates or candidates_file(folder)
         listed = read_candidates(table, annotations, negatives, seed)
-        with _progress("series") as progress:
+        with progress_bar("series") as progress:
             done = convert_luna16(folder, out, listed, homes, classes, progress)
         _say(out, done)
 
@@ -119,7 +118,7 @@ def lidc(
 
         homes = chosen_homes(sites, hospitals)
         listed = read_candidates(candidates, annotations, negatives, seed)
-        with _progress("files") as progress:
+        with progress_bar("files") as progress:
             done = convert_lidc(folder, out, listed, homes, classes, progress)
         _say(out, done)
 
@@ -145,14 +144,6 @@ def medmnist(
 
         _table(convert_medmnist(file, out, hospitals, classes, slices))
         typer.echo(f"next: intramural-simulate --data {out / HOSPITALS} --protocol ...")
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _say(out: Path, done: "Converted") -> None:

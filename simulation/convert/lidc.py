@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 from client.data.dicom import CtSlice, read_slice
@@ -17,12 +16,11 @@ from client.data.quarantine import NotUsable
 from client.data.scan import list_files
 from client.data.split import canonical_patient_id
 from common.errors import DataError
+from common.progress import Progress
 from simulation.convert import HOSPITALS
 from simulation.convert.candidates import Candidate, write_findings
 from simulation.convert.hospitals import Home, Homes
 from simulation.convert.luna16 import NOWHERE, Converted
-
-Progress = Callable[[int, int], None]  # (done, total): files looked at, then files placed too
 
 _UID = re.compile(r"\d+(\.\d+)*")  # PS3.5 9.1; a UID becomes a file name
 

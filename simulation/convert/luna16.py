@@ -6,17 +6,15 @@ unless a table of series says whose it is.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import DataError
+from common.progress import Progress
 from simulation.convert import HOSPITALS
 from simulation.convert.candidates import Candidate, write_findings
 from simulation.convert.hospitals import Homes
 from simulation.convert.volumes import nifti_from_mhd, simple_itk
-
-Progress = Callable[[int, int], None]  # (done, total): series
 
 _CANDIDATES = ("candidates_V2.csv", "candidates.csv")
 _TABLES = "CSVFILES"  # where CSVFILES.zip unpacks to

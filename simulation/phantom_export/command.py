@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
+from common.progress import progress_bar
 from simulation.convert.writing import refusing_to_write
 
 
@@ -27,16 +26,8 @@ def phantom_export(
     with refusing_to_write(folder):
         from simulation.phantom_export.export import PROTOCOL, export  # torch takes seconds
 
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-            task = bars.add_task("patients", total=None)
-            protocol = export(
-                folder,
-                hospitals,
-                patients,
-                seed,
-                lambda done, total: bars.update(task, completed=done, total=total),
-            )
+        with progress_bar("patients") as progress:
+            protocol = export(folder, hospitals, patients, seed, progress)
         for hospital in protocol.hospitals:
             typer.echo(f"{hospital.name}: {hospital.nominal_patients} training patients")
         typer.echo(f"written: {folder / PROTOCOL}, hospitals/ and held-out/")

@@ -3,7 +3,7 @@
 import csv
 import io
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from common.errors import RunError
 from common.files import write_atomic
 from common.phantom import MIMIC_KINDS, NODULE_KINDS, SCANNERS
 from common.phantom_scene import Scanner
+from common.progress import Progress
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
 from simulation.convert import HELD_OUT, HOSPITALS
 from simulation.hospitals import with_roster
@@ -53,7 +54,7 @@ class _Site:
 
 
 def export(
-    out: Path, hospitals: int, patients: int | None, seed: int, progress: Callable[[int, int], None]
+    out: Path, hospitals: int, patients: int | None, seed: int, progress: Progress
 ) -> StudyProtocol:
     """Write `out`/hospitals/<name>/, `out`/held-out/VISITOR-0001/ and `out`/protocol.toml.
 

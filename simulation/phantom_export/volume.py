@@ -13,14 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from common.phantom_anatomy import (
-    paint_airways,
-    paint_bands,
-    paint_lung,
-    paint_nodules,
-    paint_vessels,
-    paint_walls,
-)
+from common.phantom_anatomy import paint
 from common.phantom_scene import KINDS, PLANES, Scanner, Scene
 
 TILES = 4  # in two rows of two
@@ -91,12 +84,7 @@ def _planes(
     scene = Scene(torch.tensor([KINDS.index(kind) for kind in kinds]), _TILE_PX, thin, generator)
     scene.points[..., 2] += height_mm[:, None].float()
     radius, centre = scene.around(3.5, 0.5, 1.5, 12.0), torch.zeros(TILES, 1, 3)
-    paint_lung(scene)
-    paint_bands(scene)
-    paint_vessels(scene, centre, radius)
-    paint_airways(scene)
-    paint_walls(scene, radius)
-    paint_nodules(scene, centre, radius)
+    paint(scene, centre, radius)
     return scene.hu.reshape(TILES, PLANES, _TILE_PX, _TILE_PX)
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from common.drawing import BLUE, VERMILLION
 from common.histogram import PATIENT, Estimate
+from common.page_parts import count
 from common.protocol import Aggregation, Evaluation, Hospital, Images, StudyProtocol
 from common.released import read
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.gain import Pooled
-from server.page import count, difference, epsilon, listed, runs, small
+from server.page import difference, epsilon, listed, runs, small
 from server.plots import calibration_svg, learning_curve_svg, roc_svg, write_tensorboard
 from server.report import write_report
 
