@@ -2,7 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,16 +70,19 @@ def run_ray(run: Run, sites: Sequence[Path], *, address: str | None) -> None:
 
     Every Ray worker must see the hospitals' folders under the same paths.
     """
+    # Both are read when Ray is imported. A worker of Flower's that waits for a hospital while Ray is
+    # shut down would start a second Ray, and wait in it for ever.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray asks for it at length
     from flwr.simulation import run_simulation  # imports Ray, which takes seconds
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray asks for it at length
     init: dict[str, ConfigRecordValues] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         init |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     else:
         init |= {"address": address}
     gpus = 1.0 / len(sites) if torch.cuda.is_available() else 0.0
-    try:
+    with _ending_in_order(run.stop):
         run_simulation(
             server_app=run.app(),
             client_app=make_app(InProcess(sites, threads=1)),
@@ -86,5 +92,33 @@ def run_ray(run: Run, sites: Sequence[Path], *, address: str | None) -> None:
                 "client_resources": {"num_cpus": 1, "num_gpus": gpus},
             },
         )
+
+
+@contextmanager
+def _ending_in_order(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets `stop` and is raised when everything inside has ended; the second one is at once.
+
+    Flower runs the ServerApp in a thread, which hears of no Ctrl-C, and an interrupt amid its own
+    threads takes Ray away from workers that still wait for it: the process then never ended, once
+    in some hundred times.
+    """
+    pressed = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: object) -> None:  # noqa: ARG001  (signal's signature)
+        nonlocal pressed
+        pressed = True
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield
     finally:
-        run.stop.set()  # Flower runs the ServerApp in a thread, which hears of no Ctrl-C
+        stop.set()  # whatever went wrong, the ServerApp's thread is not to go on
+        if main:
+            signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

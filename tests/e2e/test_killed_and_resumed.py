@@ -125,7 +125,10 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(
         stderr=subprocess.PIPE,
         text=True,
     )
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed of the moment of Ctrl-C:", seed)
     wait_for_rounds(process, tmp_path / "stopped", 1)
+    time.sleep(random.Random(seed).uniform(0.0, 0.3))  # between two rounds, or amid one
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
