@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 from rich.console import Console
 
+from client.approval import APPROVED
 from client.connection import Connection, load_connection
 from client.data_check import DataLook, data_findings
 from client.egress_log import EgressLog
@@ -32,6 +33,7 @@ from client.walls import Wall, bundle_wall, import_wall, network_wall, uid_of, u
 from common.errors import HospitalError, IntramuralError
 from common.keys import days_left, load_certificate, load_private_key, public_text
 from common.protocol import load_protocol
+from common.tasks import USUAL
 
 DRIVER = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 FREE_BYTES = 1_000_000_000  # the last replies, exact scores and logs
@@ -42,7 +44,7 @@ NETWORK_SECONDS = 10.0
 
 
 def findings(site: Path, connection_file: Path, look: DataLook | None = None) -> Iterator[Finding]:
-    """Look at all of it, in a few seconds, and change nothing; with `look` judge the images too."""
+    """Look at all of it, in a few seconds, and change nothing; with `look` judge the data too."""
     policy: SitePolicy | None = None
     connection: Connection | None = None
     try:
@@ -89,24 +91,35 @@ def _walls(site: Path, policy: SitePolicy, connection: Connection) -> Iterator[W
 
 
 def planted_canary(site: Path) -> bool:
-    """Plant a patient's name here and search for it in all that leaves (THREATS.md T13, T14), half a minute.
+    """Plant a patient's name here and search for it in all that leaves (THREATS.md T13, T14).
 
-    Made beside the hospital's state folder, and taken away at the end: the same file system, the same
-    Python and libraries. Prints a table and what was found; whether nothing was.
+    Half a minute for the tasks of the studies that are approved. Made beside the hospital's state folder,
+    and taken away at the end: the same file system, the same Python and libraries. Prints a table and
+    what was found; whether nothing was.
     """
-    from client.canary.battery import problems, run_battery, table  # loads what only this needs
+    # Loads what only this needs.
+    from client.canary.battery import CONTROL, problems, run_battery, table
 
     console = Console()
     try:
-        beside = load_policy(site).state.parent
+        policy = load_policy(site)
+        beside = policy.state.parent
         with console.status("planting a patient's name and searching for it"):
-            rows = run_battery(beside if os.access(beside, os.W_OK) else None)
+            writable = os.access(beside, os.W_OK)
+            rows = run_battery(beside if writable else None, _approved_tasks(policy))
     except IntramuralError as error:
         return print_findings(iter([Finding("canary", "bad", str(error))]))
     console.print(table(rows))
     bad = [Finding("canary", "bad", problem) for problem in problems(rows)]
-    said = f"{len(rows) - 1} faults, and a patient's name left at none; a leak on purpose was found"
+    faults = sum(row.group != CONTROL for row in rows)
+    said = f"{faults} faults, and a patient's name left at none; a leak on purpose was found"
     return print_findings(iter(bad or [Finding("canary", "good", said)]))
+
+
+def _approved_tasks(policy: SitePolicy) -> list[str]:
+    """The tasks of the studies that this hospital has approved, or the usual one."""
+    texts = (policy.state / APPROVED / f"{digest}.toml" for digest in policy.approved_studies)
+    return sorted({load_protocol(text).task for text in texts if text.is_file()}) or [USUAL]
 
 
 def _checked(what: str, look: Callable[[], object], good: str) -> Finding:

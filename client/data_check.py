@@ -10,15 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from client.data import PATCHES, Cohort, SetAside, open_cohort
+from client.data import PATCHES, Cohort, Patients, SetAside
 from client.egress import large_enough
 from client.finding import Finding, Verdict
 from client.policy import Limits, SitePolicy
+from client.readers import open_cohort
 from client.redaction import in_words
 from common.errors import IntramuralError
-from common.metrics import patients_per_class
-from common.progress import progress_bar
+from common.progress import Progress, progress_bar
 from common.protocol import StudyProtocol, load_protocol
+from common.tasks import task_of
+from common.tasks.nodule_classification.study import NoduleStudy, of_images
 
 if TYPE_CHECKING:
     from client.data.survey import Survey
@@ -66,33 +68,46 @@ def data_findings(
 ) -> Iterator[Finding]:
     """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
     apart: list[SetAside] = []
-    folder, images, pattern = policy.data, protocol.images, policy.patient_id_pattern
-    cache, surveyed = _patches_of(policy), None
+    surveyed = None
     try:
-        with progress_bar("reading images") as told:
-            if look is None:
-                cohort = open_cohort(
-                    folder, images, pattern, cache=cache, progress=told, set_aside=apart
+        with progress_bar(f"reading {task_of(protocol).view}s") as told:
+            of_records = not isinstance(protocol, NoduleStudy)
+            if look is None or (of_records and look.report is None):
+                cohort: Cohort[Patients] = open_cohort(
+                    protocol, policy, state=_own_state(policy), progress=told, set_aside=apart
                 )
             else:
-                from client.data.survey import survey
-
-                surveyed = survey(
-                    folder, images, pattern, cache=cache, progress=told, set_aside=apart
-                )
+                study = of_images(protocol, "the data report")
+                surveyed = _surveyed(policy, study, told, apart)
                 if surveyed.refusal is not None:
                     raise surveyed.refusal
                 cohort = surveyed.cohort
         yield _patients(policy, protocol, cohort, apart)
     except IntramuralError as error:
         yield Finding("data", "bad", str(error), in_log=in_words(error))
-    if look is not None:
+    if look is not None and isinstance(protocol, NoduleStudy):
         yield _judged(policy, protocol, surveyed, apart, look)
+
+
+def _surveyed(
+    policy: SitePolicy, protocol: NoduleStudy, told: Progress, apart: list[SetAside]
+) -> "Survey":
+    from client.data.survey import survey
+
+    state = _own_state(policy)
+    return survey(
+        policy.data,
+        protocol.images,
+        policy.patient_id_pattern,
+        cache=None if state is None else state / PATCHES,
+        progress=told,
+        set_aside=apart,
+    )
 
 
 def _judged(
     policy: SitePolicy,
-    protocol: StudyProtocol,
+    protocol: NoduleStudy,
     surveyed: "Survey | None",
     apart: list[SetAside],
     look: DataLook,
@@ -111,23 +126,25 @@ def _judged(
 
 
 def _patients(
-    policy: SitePolicy, protocol: StudyProtocol, cohort: Cohort, apart: list[SetAside]
+    policy: SitePolicy, protocol: StudyProtocol, cohort: Cohort[Patients], apart: list[SetAside]
 ) -> Finding:
     training, validation = len(cohort.training), cohort.validation
     nominal = protocol.hospital(policy.hospital).nominal_patients
     said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
-    least = policy.limits.smallest_group
-    enough = large_enough(patients_per_class(validation.labels, validation.patient_of_image), least)
+    least, judge = policy.limits.smallest_group, task_of(protocol).judge
+    enough = judge is None or large_enough(
+        judge.groups_of(validation.labels, validation.patient_of_view), least
+    )
     if not enough:
         said += f"; score histograms stay here: a class has fewer than {least}"
     if apart:
-        count = f"{said}; {len(apart)} files and findings are set aside"
+        count = f"{said}; {len(apart)} files, findings or rows are set aside"
         named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
         return Finding("data", "look", count + named, in_log=count)
     return Finding("data", "good" if enough and 2 * training >= nominal else "look", said)
 
 
-def _patches_of(policy: SitePolicy) -> Path | None:
-    """Where the vault keeps patches, if what we write there is the vault's own: else None."""
+def _own_state(policy: SitePolicy) -> Path | None:
+    """The state folder, if what we write there is the vault's own: else None."""
     own = policy.state.is_dir() and policy.state.stat().st_uid == os.geteuid()
-    return policy.state / PATCHES if own else None
+    return policy.state if own else None

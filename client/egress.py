@@ -22,7 +22,6 @@ from common.arrays import Spec
 from common.errors import EgressError, IntramuralError, ModelError
 
 MAGIC = b"INTRAM01"
-HISTOGRAM_CELLS = 2 * 16  # class x score bin
 LARGEST_CELL = 1e9  # of a histogram: far above any count, and no place to hide 300 digits
 MOST_HEADER_BYTES = 1 << 20
 
@@ -31,22 +30,24 @@ MOST_HEADER_BYTES = 1 << 20
 class Allowed:
     """What an answer to one permitted request may hold: of this study and round, with this update.
 
-    `largest_norm` bounds the update's L2 norm from public constants (common/bounds.py).
+    A histogram has two rows of `bins` cells; `largest_norm` bounds the update's L2 norm from public
+    constants (common/bounds.py).
     """
 
     study: str
     round: int
     update_spec: Spec
+    bins: int
     largest_norm: float
 
 
-def large_enough(patients_per_class: Iterable[int], smallest_group: int) -> bool:
-    """Whether a histogram of these patients may be made into a release at all.
+def large_enough(groups: Iterable[int], smallest_group: int) -> bool:
+    """Whether a histogram of so many patients in each group may be made into a release at all.
 
-    Both classes must have `smallest_group` patients: a class of three beside one of ninety would be
+    Every group (class) must have `smallest_group`: a class of three beside one of ninety would be
     known from the total. A histogram that may not is left out and said to be, which is not zero.
     """
-    return all(patients >= smallest_group for patients in patients_per_class)
+    return all(patients >= smallest_group for patients in groups)
 
 
 def release(frame: bytes, hospital: str, allowed: Allowed | None, log: EgressLog) -> bytes:
@@ -136,7 +137,7 @@ def _answer(allowed: Allowed) -> _Rules:
         "ledger_head": _is_hash,
         "previous_head": lambda value: value is None or _is_hash(value),
         "policy": _is_hash,
-        "histogram": lambda value: value is None or _is_histogram(value),
+        "histogram": lambda value: value is None or _is_histogram(value, 2 * allowed.bins),
         "histogram_noise": lambda value: value is None or _is_number(value),
         "suppressed": lambda value: isinstance(value, bool),
     }
@@ -162,11 +163,11 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value <= LARGEST_CELL  # type: ignore[operator]
 
 
-def _is_histogram(value: object) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{8 * HISTOGRAM_CELLS}}}", value):
+def _is_histogram(value: object, cells: int) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{8 * cells}}}", value):
         return False
-    cells = struct.unpack(f"<{HISTOGRAM_CELLS}f", bytes.fromhex(value))
-    return all(abs(cell) <= LARGEST_CELL for cell in cells)  # false for what is not a number
+    found = struct.unpack(f"<{cells}f", bytes.fromhex(value))
+    return all(abs(cell) <= LARGEST_CELL for cell in found)  # false for what is not a number
 
 
 def _all_errors(root: type[IntramuralError]) -> Iterable[type[IntramuralError]]:

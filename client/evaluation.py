@@ -5,26 +5,27 @@ is looked at anew and no budget is spent.
 """
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from client.approval import APPROVED
 from client.evidence import kept_scores, scores_file
 from client.ledger import Ledger
+from client.looks import Look, look_of
 from client.pack.page import STYLE
 from client.policy import SitePolicy
-from common.clinical.calibration_page import Words
-from common.clinical.evaluation import Evaluation, as_json, evaluate, groups_of
-from common.clinical.page import LIMITS, headline, sections
-from common.errors import RunError
+from common.errors import DataError, RunError
 from common.files import write_atomic
-from common.page_parts import document
-from common.protocol import load_protocol
+from common.judging.judge import Judge
+from common.page_parts import count, document
+from common.protocol import StudyProtocol, load_protocol
+from common.tasks import judge_of, names, task_named
 
 PAGE, JSON = "evaluation.html", "evaluation.json"
-
-UNNAMED = ("negative", "positive")  # the classes of a study whose text was not kept
 
 _OWN_STYLE = """
 h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -47,27 +48,23 @@ tbody th { border-bottom: 1px solid var(--line); vertical-align: top; }
 
 @dataclass(frozen=True, eq=False)
 class OwnLook:
-    """What a hospital found of the model of `study` after `after_round` rounds.
-
-    `classes` as the protocol names them, negative first, or UNNAMED.
-    """
+    """What a hospital found of the model of `study` after `after_round` rounds."""
 
     hospital: str
     study: str
     digest: str
     after_round: int
-    classes: tuple[str, str]
-    found: Evaluation
+    found: Look
 
 
 def own_look(policy: SitePolicy, ledger: Ledger, study: str | None = None) -> OwnLook:
     """The newest model of `study` (name or digest) of which scores are kept.
 
     Without `study` there must be scores of one study only. RunError for no or another study, DataError
-    for damaged scores, ProtocolError for a damaged protocol text.
+    for damaged scores, ProtocolError for a damaged protocol text, or none where figures need one.
     """
-    names = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
-    judged = {digest: name for digest, name in names.items() if _judged(policy.state, digest)}
+    called = {r.study: str(r.terms["study-name"]) for r in ledger.reservations()}
+    judged = {digest: name for digest, name in called.items() if _judged(policy.state, digest)}
     asked = [digest for digest, name in judged.items() if study in (None, digest, name)]
     if len(asked) != 1:
         known = ", ".join(f"{name} ({digest})" for digest, name in judged.items()) or "none"
@@ -78,19 +75,40 @@ def own_look(policy: SitePolicy, ledger: Ledger, study: str | None = None) -> Ow
         )
     digest = asked[0]
     after_round = max(_judged(policy.state, digest))
-    scores = kept_scores(policy.state, digest, after_round)
-    classes = _classes(policy.state, digest)
-    found = evaluate(scores, policy.limits.smallest_group, groups_of(scores, classes))
-    return OwnLook(policy.hospital, names[digest], digest, after_round, classes, found)
+    protocol = kept_protocol(policy.state, digest)
+    judge, scores = _scores(policy.state, digest, after_round, protocol)
+    look = look_of(judge, scores, protocol, policy.limits.smallest_group)
+    return OwnLook(policy.hospital, called[digest], digest, after_round, look)
 
 
-def _classes(state: Path, study: str) -> tuple[str, str]:
-    """The classes in the text that was approved; UNNAMED without it, or when it was changed since."""
+def kept_protocol(state: Path, study: str) -> StudyProtocol | None:
+    """The text that was approved; None without it, or when it was changed since.
+
+    ProtocolError when it is damaged.
+    """
     text = state / APPROVED / f"{study}.toml"
     if not text.is_file():
-        return UNNAMED
+        return None
     protocol = load_protocol(text)
-    return protocol.images.classes if protocol.digest == study else UNNAMED
+    return protocol if protocol.digest == study else None
+
+
+def _scores(
+    state: Path, study: str, after_round: int, protocol: StudyProtocol | None
+) -> tuple[Judge[Any], Any]:
+    """The kept scores and their judge, which without a text is the one that can read their columns."""
+    judges = [judge_of(protocol)] if protocol is not None else list(_all_judges())
+    *others, last = judges
+    for judge in others:
+        with suppress(DataError):
+            return judge, kept_scores(state, study, after_round, judge)
+    return last, kept_scores(state, study, after_round, last)
+
+
+def _all_judges() -> Iterable[Judge[Any]]:
+    """One of each kind."""
+    found = (task_named(name).judge for name in names())
+    return {judge.release: judge for judge in found if judge is not None}.values()
 
 
 def _judged(state: Path, study: str) -> list[int]:
@@ -100,44 +118,41 @@ def _judged(state: Path, study: str) -> list[int]:
     return [int(number) for number in numbers if number.isdecimal()]
 
 
-def write_look(folder: Path, look: OwnLook) -> None:
+def write_look(folder: Path, own: OwnLook) -> None:
     """Write page and JSON into `folder`, mode 0600. OSError when they cannot be written."""
     facts = {
-        "hospital": look.hospital,
-        "study": look.study,
-        "digest": look.digest,
-        "after_round": look.after_round,
-        "classes": list(look.classes),
+        "hospital": own.hospital,
+        "study": own.study,
+        "digest": own.digest,
+        "after_round": own.after_round,
         "for": "this hospital alone: exact figures of its patients, under no privacy guarantee",
-        **as_json(look.found),
+        **own.found.facts,
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / JSON, text.encode())
-    write_atomic(folder / PAGE, page(look).encode())
+    write_atomic(folder / PAGE, page(own).encode())
 
 
 def rounds_in_words(number: int) -> str:
     """ "1 round", "2 rounds"."""
-    return f"{number} round{'' if number == 1 else 's'}"
+    return count(number, "round")
 
 
-def page(look: OwnLook) -> str:
+def page(own: OwnLook) -> str:
     """The whole page: no script, nothing fetched, also for paper."""
-    words = Words.of(look.found, look.classes)
-    body = "".join(
-        f"<section><h2>{title}</h2>{text}</section>" for title, text in sections(look.found, words)
-    )
-    limits = "".join(f"<li>{limit}</li>" for limit in LIMITS)
-    title = escape(f"Evaluation at {look.hospital}")
-    after = rounds_in_words(look.after_round)
+    look = own.found
+    body = "".join(f"<section><h2>{title}</h2>{text}</section>" for title, text in look.sections)
+    limits = "".join(f"<li>{limit}</li>" for limit in look.limits)
+    title = escape(f"Evaluation at {own.hospital}")
+    after, patients = rounds_in_words(own.after_round), count(look.patients, "validation patient")
     inner = (
-        f"<header><h1>{title}</h1><p>Study “{escape(look.study)}”, the model after {after}, on "
-        f"{look.found.patients:,} validation patients of this hospital.</p></header>\n"
+        f"<header><h1>{title}</h1><p>Study “{escape(own.study)}”, the model after {after}, on "
+        f"{patients} of this hospital.</p></header>\n"
         '<div class="warning"><p><strong>For this hospital alone.</strong> Exact figures of your '
         "patients stand here, under no privacy guarantee; nothing of this page left the hospital, "
         "and nothing of it should. Research use, not a medical device.</p></div>"
-        f'<h2>In short</h2><p class="lead">{headline(look.found, words)}</p>{body}'
+        f'<h2>In short</h2><p class="lead">{look.headline}</p>{body}'
         f"<section><h2>Limits</h2><ul>{limits}</ul></section>"
-        f"<footer>Protocol digest {look.digest}</footer>"
+        f"<footer>Protocol digest {own.digest}</footer>"
     )
     return document(title, STYLE + _OWN_STYLE, inner)

@@ -10,22 +10,21 @@ from client.ledger import Spend
 from client.privacy.randomness import RandomStream
 from common.errors import DataError
 from common.files import write_atomic
-from common.histogram import score_histogram
-from common.messages import HISTOGRAM_BINS, Histogram
-from common.metrics import Scores
+from common.histogram import Floats
+from common.judging.judge import Columns, Judge
+from common.messages import Histogram
 
 
-def noised_histogram(scores: Scores, spend: Spend, stream: RandomStream) -> Histogram:
-    """The released summary of `scores`: counts of patients per score bin and class, plus noise.
+def noised(histogram: Floats, spend: Spend, stream: RandomStream) -> Histogram:
+    """The released summary of scores: an exact (2, bins) `histogram` plus noise.
 
-    A patient counts once in each class in which it has images, with a weight such that adding or
-    removing a patient moves the exact histogram by at most 1 in L2 (`score_histogram`). So Gaussian
-    noise of standard deviation `spend.noise_multiplier` is the mechanism that the ledger accounts.
+    Adding or removing a patient moves the exact one by at most 1 in L2 (`Judge.histogram`), so
+    Gaussian noise of standard deviation `spend.noise_multiplier` is the mechanism that the ledger
+    accounts.
     """
-    exact = score_histogram(scores, HISTOGRAM_BINS)
-    noise = stream.normal(exact.size).reshape(exact.shape) * spend.noise_multiplier
-    negatives, positives = (exact + noise).tolist()
-    return tuple(negatives), tuple(positives)
+    noise = stream.normal(histogram.size).reshape(histogram.shape) * spend.noise_multiplier
+    without, with_event = (histogram + noise).tolist()
+    return tuple(without), tuple(with_event)
 
 
 def scores_file(state: Path, study: str, after_round: int) -> Path:
@@ -33,26 +32,20 @@ def scores_file(state: Path, study: str, after_round: int) -> Path:
     return state / "scores" / study[:16] / f"round-{after_round:05d}.npz"
 
 
-def keep_scores(state: Path, study: str, after_round: int, scores: Scores) -> None:
-    """Keep the exact scores for the hospital's own eyes.
+def keep_scores(state: Path, study: str, after_round: int, columns: Columns) -> None:
+    """Keep the exact scores, as columns of their judge, for the hospital's own eyes.
 
-    Patients are ordinals, not identities, and so are series and findings where there are such.
+    Patients are ordinals, not identities, and so is whatever else they are grouped by.
     """
     path = scores_file(state, study, after_round)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     buffer = io.BytesIO()
-    columns: dict[str, Any] = {
-        "score": scores.score,
-        "label": scores.label,
-        "patient": scores.patient,
-    }
-    if scores.series is not None and scores.finding is not None:
-        columns |= {"series": scores.series, "finding": scores.finding}
-    np.savez(buffer, **columns)
+    named: dict[str, Any] = dict(columns)
+    np.savez(buffer, **named)
     write_atomic(path, buffer.getvalue())
 
 
-def kept_scores(state: Path, study: str, after_round: int) -> Scores:
+def kept_scores(state: Path, study: str, after_round: int, judge: Judge[Any]) -> Any:
     """The scores that `keep_scores` kept; DataError when there are none, or damaged ones."""
     path = scores_file(state, study, after_round)
     if not path.is_file():  # a pipe would be waited for
@@ -60,13 +53,7 @@ def kept_scores(state: Path, study: str, after_round: int) -> Scores:
     try:
         # Opened here, since NumPy leaves a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
-            return Scores(
-                score=columns["score"],
-                label=columns["label"],
-                patient=columns["patient"],
-                series=columns.get("series"),
-                finding=columns.get("finding"),
-            )
+            return judge.of_columns({name: columns[name] for name in columns.files})
     # NumPy and zipfile raise EOFError, TypeError, BadZipFile, zlib.error and others for damage.
     except Exception as error:
         raise DataError(

@@ -11,6 +11,7 @@ from common.bounds import largest_norm
 from common.errors import ModelError
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
 
 # Root mean square of a model's values. Those of trained networks are well below 1 (the weights of a
 # normalisation layer around it); a model with larger ones was made to single somebody out.
@@ -46,5 +47,6 @@ def allowed_answer(
         study=protocol.digest,
         round=server_round,
         update_spec=spec,
+        bins=bins_of(protocol),
         largest_norm=largest_norm(protocol, nominal, noise, values),
     )

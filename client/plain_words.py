@@ -12,9 +12,9 @@ from client.policy import SitePolicy
 from client.privacy.budget import protocol_noise
 from client.statement_text import RELEASES
 from common.bounds import MOST_EXTRA_NOISE
-from common.messages import HISTOGRAM_BINS
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
+from common.tasks import task_of
 
 TRAINED = {
     "all": "every weight",
@@ -32,8 +32,9 @@ def in_plain_words(
         "What is computed here": _computed(protocol),
         "What leaves this hospital": _leaves(protocol),
         "What never leaves": [
-            "Images, patient ids, file names and paths, DICOM tags, losses, exact scores and counts, "
-            "the text of any error. The vault, which sees the patients, has no network.",
+            f"{task_of(protocol).view.capitalize()}s, patient ids, file names and paths, DICOM tags, "
+            f"losses, exact scores and counts, the text of any error. The vault, which sees the "
+            f"patients, has no network.",
         ],
         "What it costs, at most": _costs(protocol, policy, noise),
         "Where this hospital is stricter": _stricter(protocol, policy, noise),
@@ -46,50 +47,30 @@ def in_plain_words(
 def _who(protocol: StudyProtocol, policy: SitePolicy) -> list[str]:
     own = protocol.hospital(policy.hospital)
     others = [hospital.name for hospital in protocol.hospitals if hospital != own]
-    where = protocol.coordinator
+    where, task = protocol.coordinator, task_of(protocol)
     return [
-        f"Task: {protocol.task}, '{protocol.images.classes[0]}' against "
-        f"'{protocol.images.classes[1]}', on images of {protocol.images.size} x "
-        f"{protocol.images.size} pixels. For research; not a medical device.",
+        f"Task: {protocol.task}, {task.purpose(protocol)}. For research; not a medical device.",
         f"With {', '.join(others) or 'no other hospital'}; '{own.name}' is agreed to have "
         f"{own.nominal_patients} training patients. This number is public, the true one is not.",
         f"Coordinator: {where.address if where else 'none, a rehearsal'}. A round closes with at "
         f"least {protocol.participation.quorum} hospitals.",
-        *_included(protocol),
-    ]
-
-
-def _included(protocol: StudyProtocol) -> list[str]:
-    if (wanted := protocol.inclusion) is None:
-        return []
-    said = []
-    if wanted.max_slice_thickness_mm is not None:
-        said.append(f"slices of at most {wanted.max_slice_thickness_mm:g} mm")
-    if wanted.max_pixel_spacing_mm is not None:
-        said.append(f"pixels of at most {wanted.max_pixel_spacing_mm:g} mm")
-    if wanted.kvp is not None:
-        said.append(f"{wanted.kvp[0]:g} to {wanted.kvp[1]:g} kV")
-    if wanted.from_year is not None:
-        said.append(f"CT of {wanted.from_year} or later")
-    if wanted.least_patients is not None:
-        said.append(f"hospitals with at least {wanted.least_patients} training patients")
-    return [
-        f"Meant for {', '.join(said)}. This excludes nobody: intramural-client check says what is "
-        f"outside of it, here alone."
+        *task.remarks(protocol),
     ]
 
 
 def _computed(protocol: StudyProtocol) -> list[str]:
-    training, model = protocol.training, protocol.model
+    training, model, task = protocol.training, protocol.model, task_of(protocol)
     weights = sum(prod(shape) for shape in model_spec(protocol).values())
     said = [
-        f"A neural network ({model.name}, {weights:,} weights) is trained in {protocol.rounds} rounds "
+        f"A model ({model.name}, {weights:,} weights) is trained in {protocol.rounds} rounds "
         f"of {training.steps_per_round} steps: {TRAINED[model.trainable]}. In each step every training "
         f"patient is drawn with probability {training.sampling_rate:g}, with up to "
-        f"{training.views_per_patient} images.",
+        f"{training.views_per_patient} {task.view}{'' if training.views_per_patient == 1 else 's'}.",
         f"{protocol.evaluations} times, the last at the end, the model is tried on the "
-        f"validation patients, who are never trained on: {protocol.images.validation_fraction:.0%} of "
-        f"all, chosen by their ids.",
+        f"validation patients, who are never trained on: {protocol.data.validation_fraction:.0%} of "
+        f"all, chosen by their ids."
+        if protocol.evaluations
+        else "The model is not tried on anybody here: there is nothing to judge in this study.",
     ]
     if protocol.privacy.mechanism == "none":
         return [*said, "There is NO differential privacy in this study: a rehearsal."]
@@ -106,12 +87,21 @@ def _leaves(protocol: StudyProtocol) -> list[str]:
     return [
         f"{protocol.rounds} times the noised change of {values:,} weights "
         f"({4 * values / 1e6:.2g} MB each).",
-        f"{protocol.evaluations} times a noised histogram of scores: 2 classes x {HISTOGRAM_BINS} "
-        f"numbers.",
+        *_histograms(protocol),
         "With each: the noise multiplier, two hashes of the ledger, one of the approved policy. Or, "
         "in place of an answer, a code with a fixed text.",
         "Size and SHA-256 of every message are written down before it leaves, in state/egress.jsonl; "
         "intramural-client verify checks them.",
+    ]
+
+
+def _histograms(protocol: StudyProtocol) -> list[str]:
+    judge = task_of(protocol).judge
+    if judge is None:
+        return []
+    return [
+        f"{protocol.evaluations} times a noised histogram, {judge.cells}: 2 x "
+        f"{judge.bins(protocol)} numbers."
     ]
 
 
@@ -146,10 +136,11 @@ def _stricter(
                     f"min-noise-multiplier {limits.min_noise_multiplier:g}. At most "
                     f"{MOST_EXTRA_NOISE:g} times is accepted."
                 )
-    said.append(
-        f"A histogram is released where each class has validation patients, {limits.smallest_group} at "
-        f"least (smallest-group); otherwise the answer says that it is suppressed."
-    )
+    if task_of(protocol).judge is not None:
+        said.append(
+            f"A histogram is released where each class has validation patients, {limits.smallest_group} "
+            f"at least (smallest-group); otherwise the answer says that it is suppressed."
+        )
     if limits.hours is not None:
         said.append(f"Patients are computed with within {limits.hours} only (hours).")
     said.append(

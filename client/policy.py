@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from common import tasks
 from common.documents import (
     Document,
     Name,
@@ -44,11 +45,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Engine = Literal["book-keeping", "opacus"]
 Precision = Literal["float32", "tf32", "bf16"]
 
-
-METRIC: Literal["score-histogram"] = (
-    "score-histogram"  # all that is known of a model's quality leaves in this
-)
-
 MOST = 10**9  # of any whole number in a policy
 _CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
@@ -70,7 +66,7 @@ class Limits(Document):
     max_evaluations: Annotated[StrictInt, Field(ge=0, le=MOST)]
     smallest_group: Annotated[StrictInt, Field(ge=1, le=MOST)]
     models: tuple[str, ...]
-    metrics: tuple[Literal["score-histogram"], ...]
+    metrics: tuple[tasks.Release, ...]
     hours: Annotated[str, Field(pattern=f"^{_CLOCK}-{_CLOCK}$")] | None = None
 
     @classmethod
@@ -83,7 +79,7 @@ class Limits(Document):
             max_evaluations=protocol.evaluations,
             smallest_group=1,
             models=(protocol.model.name,),
-            metrics=(METRIC,),
+            metrics=tasks.releases(protocol),
         )
 
 
@@ -222,7 +218,8 @@ def _held(
     ):
         yield what, asked, allowed, asked <= allowed
     yield "model", model, ", ".join(limits.models), model in limits.models
-    yield "metric", METRIC, ", ".join(limits.metrics) or "none", METRIC in limits.metrics
+    for metric in tasks.releases(protocol):
+        yield "metric", metric, ", ".join(limits.metrics) or "none", metric in limits.metrics
     noiseless = protocol.privacy.mechanism == "none" and limits.min_noise_multiplier > 0
     yield "noise multiplier", "none", limits.min_noise_multiplier, not noiseless
 

@@ -54,6 +54,11 @@ class StudyFacts:
         return str(self.terms["study-name"][0])
 
     @property
+    def judged(self) -> bool:
+        """Whether validation patients judge its models: not so where it only states figures."""
+        return 0 not in self.terms["histogram-bins"]
+
+    @property
     def private(self) -> bool:
         return "none" not in self.terms["mechanism"]
 

@@ -21,9 +21,10 @@ RELEASES = (
         "the sum of the patients' clipped gradients of every step, with Gaussian noise on it",
     ),
     (
-        "the score histogram of each evaluation",
+        "the histogram of each evaluation",
         "covered, validation account",
-        "per class and score bin a weighted count of patients, with Gaussian noise on it",
+        "a weighted count of patients per class and score bin, or per event, period and risk bin, with "
+        "Gaussian noise on it",
     ),
     (
         "the noise multipliers that travel with them",
@@ -46,15 +47,16 @@ RELEASES = (
         "of the egress log's entry that approved it, which also holds a random name",
     ),
     (
-        "whether a score histogram is suppressed",
+        "whether a histogram is suppressed",
         "NOT covered",
-        "one bit: whether both classes have the policy's smallest group of validation patients",
+        "one bit: whether both classes, or patients with and without the event, have the policy's smallest "
+        "group of validation patients",
     ),
     ("the hello (the hospital's name)", "public", "the name is on the study's roster"),
     (
         "refusal codes, and not answering",
         "NOT covered",
-        "a fixed text, but whether there is one can depend on the data (an image that cannot be read)",
+        "a fixed text, but whether there is one can depend on the data (a file that cannot be read)",
     ),
     (
         "when a reply comes, and after how long",
@@ -64,7 +66,7 @@ RELEASES = (
 )
 
 REHEARSAL_RELEASE = (
-    "exact AUROC figures, curves and comparisons in the report of a rehearsal",
+    "exact figures, curves and comparisons in the report of a rehearsal",
     "NOT covered",
     "the rehearser holds all data and looks at it; in a deployment they do not leave",
 )
@@ -73,7 +75,7 @@ PUBLIC = (
     "the study protocol with all its settings, and the roster of hospitals;",
     "each hospital's nominal number of patients, agreed before the study (the true number is not);",
     "sampling rate, steps, clipping norm, noise multipliers, and which rounds were answered;",
-    "the constants with which images are normalised, and the initial model.",
+    "the constants that turn a patient's data into what a model is shown, and the initial model.",
 )
 
 NOT_PROTECTED = (
@@ -81,7 +83,7 @@ NOT_PROTECTED = (
     "own part, and the epsilons add up.",
     "Time: how long a reply takes depends on how many patients were drawn.",
     "The choice of settings, where somebody chose them by looking at the patients' data.",
-    "Anybody with root at the hospital, who can read the images themselves.",
+    "Anybody with root at the hospital, who can read the patients' data themselves.",
     "Attacks on floating-point arithmetic (Mironov 2012): noise is drawn in double precision and "
     "added in the precision of the weights.",
     "Facts about patients in general. That nodules of a certain look are malignant may be learnt; "
@@ -155,7 +157,7 @@ def markdown(statements: Sequence[Statement], *, rehearsal: bool = False) -> str
         "## Every release, and whether the guarantee covers it\n\n"
         + releases
         + "\nEverything else "
-        "stays in the hospital: images, patient numbers, exact scores, gradients, losses, the true "
+        "stays in the hospital: the patients' data and numbers, exact scores, gradients, losses, the true "
         "number of patients, the ledger and the log.\n"
     )
     parts.append("## Public by assumption\n\n" + items(PUBLIC))
@@ -243,28 +245,37 @@ def _items(rows: list[tuple[Statement, StudyFacts]]) -> list[tuple[str, str]]:
             f"norm C = {ran('clipping-norm')}, summed over patients, and N(0, (sigma C)²) is added; "
             "the divisor is the public q x nominal patients"
         )
+    set_apart = (
+        f"validation patients ({ran('validation-fraction')} of all, by a hash of the patient number, or "
+        "as the hospital's own list says)"
+    )
+    judged = all(study.judged for _, study in rows)
     noise = ran("noise")
     if any(study.seeded for _, study in rows):
         noise += ": **a known seed, so no privacy**"
     return [
-        ("unit", f"the {ran('unit')}: all images of a patient, in all rounds together"),
+        ("unit", f"the {ran('unit')}: all data of a patient, in all rounds together"),
         ("neighbouring relation", f"{ran('neighbours')} patient"),
         ("mechanism, training", mechanism),
         (
             "mechanism, validation",
-            f"a histogram of scores, 2 x {ran('histogram-bins')} cells, to which a patient adds at "
-            "most 1 in L2" + (", plus N(0, sigma²) in each cell" if private else ", without noise"),
+            f"a histogram of what the model says, 2 x {ran('histogram-bins')} cells, to which a patient "
+            f"adds at most 1 in L2, {'plus N(0, sigma²) in each cell' if private else 'without noise'}"
+            if judged
+            else "none: there is nothing to judge",
         ),
         (
             "sampling really used",
             f"training: {ran('sampling')} at rate q, an empty draw is a step; at most "
-            f"{ran('views-per-patient')} views of a patient in a step. Validation: all of them "
-            "in every evaluation (q = 1)",
+            f"{ran('views-per-patient')} views of a patient in a step"
+            + ". Validation: all of them in every evaluation (q = 1)"
+            * judged,
         ),
         (
             "two accounts",
-            f"validation patients ({ran('validation-fraction')} of all, by a hash of the patient "
-            "number, or as the hospital's own list says) are never trained on",
+            f"{set_apart} are never trained on"
+            if judged
+            else f"only that of the training patients; {set_apart} take no part",
         ),
         (
             "delta",

@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 from client.ledger import Terms
 from client.policy import SitePolicy
-from common.messages import HISTOGRAM_BINS
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
 
 FROM_THE_SYSTEM = "operating system"
 TEST_MODE = "test mode"
@@ -36,8 +36,8 @@ def terms_of(protocol: StudyProtocol, policy: SitePolicy) -> Terms:
         "steps-per-round": training.steps_per_round,
         "views-per-patient": training.views_per_patient,
         "nominal-patients": protocol.hospital(policy.hospital).nominal_patients,
-        "validation-fraction": protocol.images.validation_fraction,
-        "histogram-bins": HISTOGRAM_BINS,
+        "validation-fraction": protocol.data.validation_fraction,
+        "histogram-bins": bins_of(protocol),
         "noise": FROM_THE_SYSTEM if policy.noise_seed is None else TEST_MODE,
         "engine": policy.engine,
         "precision": policy.precision,

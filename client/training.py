@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +22,15 @@ from client.privacy.engine import (
     PatientShape,
     PlainSum,
 )
-from client.privacy.precision import usable_precision
+from client.privacy.precision import products, usable_precision
 from client.privacy.randomness import RandomStream
-from client.privacy.sampling import flip_and_rotate, poisson_draw
+from client.privacy.recurrent import is_recurrent, recurrent_clipper
+from client.privacy.sampling import poisson_draw
 from common.arrays import Arrays
-from common.metrics import Scores
+from common.histogram import Floats
 from common.model_spec import model_of, trainable_names
-from common.protocol import Evaluation, StudyProtocol
-from common.symmetry import SYMMETRIES, turned
+from common.protocol import StudyProtocol
+from common.tasks import judge_of, loss_of, task_of
 
 CPU = torch.device("cpu")
 EVALUATION_BATCH = 512
@@ -71,31 +74,29 @@ def load_model(protocol: StudyProtocol, arrays: Arrays, device: torch.device) ->
 
 
 def evaluate(
-    model: nn.Module, patients: Patients, evaluation: Evaluation, device: torch.device
-) -> Scores:
-    """The model's probability of the positive class for every image of `patients`.
-
-    The mean over the eight flips and rotations where `evaluation` asks for it: a nodule has no up,
-    and their errors partly cancel. A score that is not finite becomes 0.5: one broken image must
-    not decide what is released.
-    """
-    turns = range(SYMMETRIES if evaluation.flips_and_rotations else 1)
+    model: nn.Module, patients: Patients, protocol: StudyProtocol, device: torch.device
+) -> Any:
+    """What the model says of every view of `patients`, as exact scores of the study's judge."""
     model.eval()
-    scores = [np.empty(0, dtype=np.float64)]
-    with torch.no_grad():
+    said = said_of(partial(task_of(protocol).predict, protocol, model), patients, device)
+    return judge_of(protocol).scores(
+        protocol, said, patients.labels, patients.patient_of_view, patients.groups
+    )
+
+
+def said_of(
+    predict: Callable[[Tensor], Tensor], patients: Patients, device: torch.device
+) -> Floats:
+    """(N, k): `predict` of all N views, some hundred at a time; (0, 0) where there are none.
+
+    In exact float32 on a GPU too: a score is the same wherever it is computed, to 1e-6.
+    """
+    said = []
+    with torch.no_grad(), products("float32"):
         for first in range(0, len(patients.labels), EVALUATION_BATCH):
             indices = np.arange(first, min(first + EVALUATION_BATCH, len(patients.labels)))
-            images = patients.views(indices).to(device)
-            each = [torch.softmax(model(turned(images, k)), dim=1)[:, -1] for k in turns]
-            scores.append(torch.stack(each).mean(0).cpu().double().numpy())
-    score = np.nan_to_num(np.concatenate(scores), nan=0.5)
-    return Scores(
-        score=score,
-        label=patients.labels,
-        patient=patients.patient_of_image,
-        series=patients.series,
-        finding=patients.finding,
-    )
+            said.append(predict(patients.views(indices).to(device)).cpu().double().numpy())
+    return np.concatenate(said) if said else np.empty((0, 0))
 
 
 def train(
@@ -112,7 +113,7 @@ def train(
     Rate, steps and denominator are public: rate x `nominal_patients`, never the size of the private
     cohort or of a draw. An empty draw is a step like any other: a zero sum, noised.
     """
-    training = protocol.training
+    training, task = protocol.training, task_of(protocol)
     model.train()
     clipper = make_clipper(model, protocol, execution)
     chunks = Chunks(clipper, shape_of(protocol), execution.device, execution.max_views_per_chunk)
@@ -131,13 +132,11 @@ def train(
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         size = chunks.patients
-        for first in range(0, len(draw.images), size):
+        for first in range(0, len(draw.views), size):
             rows = slice(first, first + size)
-            images = draw.images[rows].ravel()
-            inputs = patients.views(images)
-            if training.flips_and_rotations:
-                inputs = flip_and_rotate(inputs, stream)
-            labels = torch.from_numpy(patients.labels[images])
+            drawn = draw.views[rows].ravel()
+            inputs = task.augmented(protocol, patients.views(drawn), stream.uniform)
+            labels = torch.from_numpy(patients.labels[drawn])
             chunks.add(inputs, labels, torch.from_numpy(draw.weights[rows]))
         step.step()
         step.zero_grad()
@@ -145,8 +144,12 @@ def train(
 
 def shape_of(protocol: StudyProtocol) -> PatientShape:
     """What a patient looks like to the protocol's model."""
-    images = protocol.images
-    return PatientShape(protocol.training.views_per_patient, images.channels, images.size)
+    task = task_of(protocol)
+    return PatientShape(
+        protocol.training.views_per_patient,
+        task.view_shape(protocol),
+        partial(task.some_labels, protocol),
+    )
 
 
 def make_clipper(
@@ -156,23 +159,25 @@ def make_clipper(
 ) -> PatientClipper:
     """The engine that `execution` names for `protocol`, or the plain sum without privacy.
 
-    A lower precision is tried first, on synthetic patients; ModelError if book-keeping has no exact
-    rule for a trainable layer.
+    A recurrent model always has Opacus' layers and hooks: book-keeping has no rule for it. A lower precision is tried first, on synthetic patients; ModelError if book-keeping has no exact
+    rule for a trainable layer, or if the study's loss mixes patients.
     """
-    norm, shape = protocol.privacy.max_grad_norm, shape_of(protocol)
+    norm, shape, loss = protocol.privacy.max_grad_norm, shape_of(protocol), loss_of(protocol)
     if protocol.privacy.mechanism == "none":
-        return PlainSum(model, shape.views)
+        return PlainSum(model, loss, shape.views)
+    if is_recurrent(model):
+        return recurrent_clipper(model, loss, norm, shape.views)
     if execution.engine == "opacus":
-        return HooksClipper(model, norm, shape.views)
+        return HooksClipper(model, loss, norm, shape.views)
 
     def clipped_sum(precision: Precision) -> list[Tensor]:
         trial = copy.deepcopy(model)
-        clipper = BookKeepingClipper(trial, norm, shape, precision)
+        clipper = BookKeepingClipper(trial, loss, norm, shape, precision)
         clipper.add_clipped_sum(*shape.synthetic(SYNTHETIC_PATIENTS, execution.device))
         return [p.grad for p in trial.parameters() if p.grad is not None]
 
     precision = usable_precision(execution.precision, execution.device, clipped_sum)
-    return BookKeepingClipper(model, norm, shape, precision)
+    return BookKeepingClipper(model, loss, norm, shape, precision)
 
 
 def proximal_term(

@@ -11,23 +11,24 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from client.data import PATCHES, Cohort, open_cohort
+from client.data import Cohort, Patients
 from client.egress import Allowed, large_enough, release
 from client.egress_log import EgressLog
-from client.evidence import keep_scores, noised_histogram
+from client.evidence import keep_scores, noised
 from client.expected import allowed_answer, check_model
 from client.ledger import Account, Ledger, Spend
 from client.policy import Permit, SitePolicy, check_hours, permit
 from client.privacy.budget import price
 from client.privacy.randomness import RandomStream
+from client.readers import open_cohort
 from client.redaction import in_words
 from client.terms import terms_of
 from client.training import Execution, evaluate, load_model, train, trained_arrays
 from common import arrays, messages
 from common.errors import InternalError, IntramuralError, MessageError
 from common.messages import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
-from common.metrics import patients_per_class
-from common.protocol import Images, StudyProtocol, parse_protocol
+from common.protocol import Data, StudyProtocol, parse_protocol
+from common.tasks import judge_of
 
 log = logging.getLogger("intramural.vault")
 
@@ -38,7 +39,7 @@ class Vault:
     def __init__(self, policy: SitePolicy) -> None:
         self.policy = policy
         self._egress = EgressLog(policy.state)
-        self._cohorts: dict[Images, Cohort] = {}
+        self._cohorts: dict[tuple[str, Data], Cohort[Patients]] = {}
 
     def handle(self, frame: bytes) -> bytes:
         """The frame of the reply, or of the coded refusal, to the request in `frame`.
@@ -106,17 +107,18 @@ class Vault:
         answer: dict[str, Any],
     ) -> TrainReply | EvaluateReply:
         study, server_round, hospital = protocol.digest, request.round, self.policy.hospital
-        cohort = self.cohort(protocol.images)
+        cohort = self.cohort(protocol)
         execution = Execution.of(self.policy)
         stream = RandomStream.of(self.policy.noise_seed, study, hospital, server_round)
         model = load_model(protocol, request.arrays, execution.device)
         released = None
         if "validation" in spends:
-            scores = evaluate(model, cohort.validation, protocol.evaluation, execution.device)
-            keep_scores(self.policy.state, study, server_round - 1, scores)  # never leaves
-            patients = patients_per_class(scores.label, scores.patient)
-            if large_enough(patients, permitted.smallest_group):
-                released = noised_histogram(scores, spends["validation"], stream)
+            judge = judge_of(protocol)
+            scores = evaluate(model, cohort.validation, protocol, execution.device)
+            # These never leave.
+            keep_scores(self.policy.state, study, server_round - 1, judge.columns(scores))
+            if large_enough(judge.groups(scores), permitted.smallest_group):
+                released = noised(judge.histogram(protocol, scores), spends["validation"], stream)
         answer |= {
             "histogram": released,
             "histogram_noise": spends["validation"].noise_multiplier if released else None,
@@ -130,10 +132,9 @@ class Vault:
         noise = spends["training"].noise_multiplier
         return TrainReply.model_validate({**answer, "noise_multiplier": noise, "arrays": update})
 
-    def cohort(self, images: Images) -> Cohort:
-        """The hospital's patients as a study's images, read once and kept in memory."""
-        if images not in self._cohorts:
-            pattern = self.policy.patient_id_pattern
-            kept = self.policy.state / PATCHES
-            self._cohorts[images] = open_cohort(self.policy.data, images, pattern, cache=kept)
-        return self._cohorts[images]
+    def cohort(self, protocol: StudyProtocol) -> Cohort[Patients]:
+        """The hospital's patients as a study sees them, read once and kept in memory."""
+        seen = (protocol.task, protocol.data)
+        if seen not in self._cohorts:
+            self._cohorts[seen] = open_cohort(protocol, self.policy, state=self.policy.state)
+        return self._cohorts[seen]

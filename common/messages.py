@@ -40,9 +40,7 @@ MAGIC = b"INTRAM01"
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 30  # ResNet18 is 45 MB; nothing that a study needs comes near this
 
-# Score bins of a released histogram: fixed and public. Noise falls on every cell, so few are better
-# (common/histogram.py has the figures).
-HISTOGRAM_BINS = 16
+MOST_BINS = 4096  # of a histogram: what a study's judge says, and far below what a header may hold
 
 # Largest magnitude of a histogram's cell or an update's value that a coordinator uses. Far above
 # anything honest, and small enough that sums over hospitals and rounds, squares and distances
@@ -58,7 +56,7 @@ def _rows(value: object) -> object:
     """The two rows of a histogram, in single precision, from the wire's text or from two rows."""
     try:
         if isinstance(value, str):
-            if not re.fullmatch("([0-9a-f]{16})*", value):
+            if not re.fullmatch(f"([0-9a-f]{{16}}){{0,{MOST_BINS}}}", value):
                 raise ValueError("not pairs of cells in hexadecimal")
             cells = np.frombuffer(bytes.fromhex(value), "<f4").reshape(2, -1)
         else:
@@ -97,9 +95,9 @@ class _Message(BaseModel):
     carries_arrays: ClassVar[bool] = False
 
 
-def is_histogram(rows: Histogram) -> bool:
-    """Whether `rows` is a score histogram: (2, HISTOGRAM_BINS), no cell beyond LARGEST_VALUE."""
-    shaped = [len(row) for row in rows] == [HISTOGRAM_BINS] * 2
+def is_histogram(rows: Histogram, bins: int) -> bool:
+    """Whether `rows` is a histogram of (2, bins), no cell beyond LARGEST_VALUE."""
+    shaped = [len(row) for row in rows] == [bins] * 2
     return shaped and all(abs(cell) <= LARGEST_VALUE for row in rows for cell in row)
 
 
@@ -138,9 +136,9 @@ class _Answer(_Message):
     this chain a coordinator notices a ledger that was set back. `policy` is the hash of the entry in
     the hospital's egress log with which it approved the site policy in force: it says nothing, and
     fixes everything, about that policy. `histogram` holds the released scores of the received model,
-    (2, bins); None in a round in which the protocol does not evaluate, and where `suppressed` says
-    that the hospital has too few patients in a class. `histogram_noise` is the standard deviation of
-    the noise in a cell of it, None without a histogram.
+    (2, bins) as the study's judge says; None in a round in which the protocol does not evaluate, and
+    where `suppressed` says that the hospital has too few patients in a class. `histogram_noise` is the
+    standard deviation of the noise in a cell of it, None without a histogram.
     """
 
     study: Hex

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from common.arrays import Spec
-from common.models import build_model, freeze
+from common.models import freeze
 from common.protocol import StudyProtocol
+from common.tasks import task_of
 
 
 def model_of(protocol: StudyProtocol) -> nn.Module:
-    """A new model of the study with random weights, frozen where the protocol does not train."""
-    model = build_model(protocol.model.name, protocol.images.channels, len(protocol.images.classes))
-    return freeze(model, protocol.model.trainable)
+    """A new model of the study with initial weights, frozen where the protocol does not train."""
+    return freeze(task_of(protocol).build(protocol), protocol.model.trainable)
 
 
 @lru_cache(maxsize=16)

@@ -24,7 +24,12 @@ def document(title: str, style: str, body: str, *, pictures: bool = True) -> str
 
 def count(number: int, noun: str) -> str:
     """ "1 round", "2 rounds"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """ "rounds"; "series" is its own."""
+    return noun if noun.endswith("s") else f"{noun}s"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:

@@ -5,12 +5,14 @@ and every refusal is one sentence. Its canonical SHA-256 digest is the study's i
 order and formatting of the file do not change it, any value does.
 """
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from common import tasks
 from common.documents import (
     Document,
     Name,
@@ -33,96 +35,38 @@ HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?
 Trainable = Literal["all", "norm-and-head", "head"]
 
 
-class _Section(Document):
-    """A table of the protocol, with strict types."""
+class Section(Document):
+    """A table of a study protocol, with strict types."""
 
     model_config = ConfigDict(strict=True)
 
 
-class CtPatches(_Section):
-    """How a finding in a CT series becomes an image: an axial square of `size_mm`, in a window of HU.
+class Data(Protocol):
+    """What every task's own table of the patients' data says, whatever else it does.
 
-    The square lies about the finding in the patient's axial plane, whatever the orientation and the
-    spacing of the series. `hu_low` and `hu_high` (Hounsfield units) become 0 and 1. With
-    `slices` = 3 the three channels are the planes `slice_distance_mm` below the finding, through it
-    and above it; with 1 all channels are the plane through it.
+    `validation_fraction` of a hospital's patients, by a hash of the patient id, are never trained on.
     """
 
-    size_mm: Annotated[float, Field(ge=5, le=500)]
-    hu_low: Annotated[float, Field(ge=-1024, le=4000)] = -1000.0
-    hu_high: Annotated[float, Field(ge=-1024, le=4000)] = 400.0
-    slices: Literal[1, 3] = 1
-    slice_distance_mm: Annotated[float, Field(ge=0.1, le=50)] | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> "CtPatches":
-        if self.hu_high - self.hu_low < 1:
-            raise ValueError(
-                f"images.ct.hu-high is {self.hu_high:g} but must be above hu-low, {self.hu_low:g}"
-            )
-        if (self.slices == 3) != (self.slice_distance_mm is not None):
-            raise ValueError(
-                f"images.ct.slice-distance-mm is for slices = 3 and needed with it, but slices is "
-                f"{self.slices}"
-            )
-        return self
+    @property
+    def validation_fraction(self) -> float: ...
+    def __hash__(self) -> int: ...
 
 
-class Images(_Section):
-    """How a hospital's image becomes the model's input; all constants are public, none is fitted.
+class Model(Section):
+    """The network and where round 1 starts: "random" or a safetensors file; a task may know more.
 
-    `classes` are the labels, the last one is the positive class. An image is brought to
-    `size` x `size` pixels by a centre crop or by resizing, scaled to 0..1 by its bit depth, and
-    normalised as (value - mean) / std. With `ct`, hospitals may have CT series in place of images.
+    `trainable` says what hospitals train: every weight, the last layer, or the last layer and all
+    normalisations. What is not trained is not noised and does not travel in updates.
     """
 
-    classes: Annotated[tuple[str, str], Field(strict=False)]
-    size: Annotated[int, Field(ge=16, le=1024)]
-    channels: Literal[1, 3] = 1
-    fit: Literal["crop", "resize"] = "crop"
-    mean: Annotated[float, Field(ge=0, le=1)] = 0.5
-    std: Annotated[float, Field(gt=0, le=1)] = 0.25
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    ct: CtPatches | None = None
-
-    @model_validator(mode="after")
-    def _two_names(self) -> "Images":
-        if self.classes[0] == self.classes[1]:
-            raise ValueError(f"images.classes names '{self.classes[0]}' twice")
-        if self.ct is not None and self.ct.slices > self.channels:
-            raise ValueError(
-                f"images.ct.slices is {self.ct.slices} but images.channels is {self.channels}; "
-                f"they are the channels"
-            )
-        return self
-
-
-class Model(_Section):
-    """The network and where round 1 starts: "random", "phantom", "imagenet" or a safetensors file.
-
-    "phantom" is pre-training on synthetic lung CT, "imagenet" folds torchvision's weights into
-    frozen affine layers; both happen at the coordinator, on public data only. `trainable` says what
-    hospitals train: every weight, the last layer, or the last layer and all normalisations. What is
-    not trained is not noised and does not travel in updates.
-    """
-
-    name: Literal["compact-cnn", "resnet18", "resnet18-frozen-affine"] = "compact-cnn"
-    initial_model: Annotated[
-        str, Field(pattern=r"^(random|phantom|imagenet|.+\.safetensors)$", max_length=400)
-    ] = "phantom"
+    name: str
+    initial_model: Annotated[str, Field(pattern=r"^(random|.+\.safetensors)$", max_length=400)] = (
+        "random"
+    )
     trainable: Trainable = "all"
 
-    @model_validator(mode="after")
-    def _imagenet_needs_affine(self) -> "Model":
-        if self.initial_model == "imagenet" and self.name != "resnet18-frozen-affine":
-            raise ValueError(
-                f"model.initial-model 'imagenet' needs model.name 'resnet18-frozen-affine', "
-                f"found '{self.name}'"
-            )
-        return self
 
-
-class Training(_Section):
+class Training(Section):
     """Local work of one server round: SGD steps at each hospital, counted, never data-dependent."""
 
     steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
@@ -130,25 +74,19 @@ class Training(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
     views_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
-    flips_and_rotations: bool = True
 
 
-class Evaluation(_Section):
-    """When and how hospitals judge the global model on their validation patients.
+class Evaluation(Section):
+    """When hospitals judge the global model on their validation patients.
 
     Round 1 judges the initial model, then every `every`-th round the model that it received, and a
     last message the final one. Each time is a release of its own, so fewer of them are less noisy.
-    With `flips_and_rotations` an image's score is the mean over the eight symmetries of the square.
-    `prevalence` is the share of positives at which calibration is stated: it depends on how common
-    they are where the model is used, which no hospital's case mix says.
     """
 
     every: PositiveInt = 1
-    flips_and_rotations: bool = True
-    prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
-class Privacy(_Section):
+class Privacy(Section):
     """The guarantee asked of every hospital: (epsilon, delta) with the patient as the unit.
 
     `mechanism = "none"` switches differential privacy off; a hospital allows it in a rehearsal
@@ -162,7 +100,7 @@ class Privacy(_Section):
     max_grad_norm: PositiveFloat = 1.0
 
 
-class Aggregation(_Section):
+class Aggregation(Section):
     """Flower's strategy by name, with the settings that this strategy has and no others.
 
     With `ema`, the study's result is not the last global model but an exponential moving average
@@ -219,7 +157,7 @@ STRATEGY_SETTINGS: dict[str, tuple[str, ...]] = {
 UNWEIGHTED = ("fedmedian", "fedtrimmedavg", "krum")  # strategies for which all hospitals are equal
 
 
-class Participation(_Section):
+class Participation(Section):
     """Who must answer, and by when: `quorum` replies within `deadline_seconds` of each round.
 
     Without the reply of every hospital in `mandatory` a round does not close either. A hospital
@@ -235,33 +173,7 @@ class Participation(_Section):
     retry_seconds: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300.0
 
 
-class Inclusion(_Section):
-    """Which CTs the study is meant for: `intramural-client check` counts what is outside of it.
-
-    It excludes nobody. Thickness is that of a slice, spacing the larger one of its pixels, `kvp` the
-    lowest and the highest tube voltage, kV, `from_year` the first year of acquisition;
-    `least_patients` is a hospital's number of training patients.
-    """
-
-    max_slice_thickness_mm: PositiveFloat | None = None
-    max_pixel_spacing_mm: PositiveFloat | None = None
-    kvp: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
-    from_year: Annotated[int, Field(ge=1970, le=2200)] | None = None
-    least_patients: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _states_something(self) -> "Inclusion":
-        if all(getattr(self, name) is None for name in type(self).model_fields):
-            raise ValueError("[inclusion] states nothing; give one of its keys, or leave it out")
-        if self.kvp is not None and self.kvp[0] > self.kvp[1]:
-            raise ValueError(
-                f"inclusion.kvp is from {self.kvp[0]:g} to {self.kvp[1]:g} but must be the lowest, "
-                f"then the highest"
-            )
-        return self
-
-
-class Coordinator(_Section):
+class Coordinator(Section):
     """Where hospitals find the coordinator of a deployment; a rehearsal has none.
 
     `names` are the DNS names and IP addresses that its certificate holds, the first is the one that
@@ -278,7 +190,7 @@ class Coordinator(_Section):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-class Hospital(_Section):
+class Hospital(Section):
     """A site on the roster; `nominal_patients` is the public, agreed number of training patients.
 
     Denominators, noise and aggregation weights come from it and never from the private cohort
@@ -289,25 +201,25 @@ class Hospital(_Section):
     nominal_patients: PositiveInt
 
 
-class StudyProtocol(_Section):
-    """One study: task, model, training, privacy, aggregation and roster. See the shipped example.
+class StudyProtocol(Section, ABC):
+    """One study: task, model, training, privacy, aggregation and roster. See the shipped examples.
 
-    `without_dp` takes the place of `training` when a rehearsal leaves privacy out (`--no-dp`): what
-    privacy costs is fairly judged only against settings that were chosen without it.
+    What is here is what every study has; `common.tasks` has a subclass for each task, with the tables
+    that only this task has. `without_dp` takes the place of `training` when a rehearsal leaves privacy
+    out (`--no-dp`): what privacy costs is fairly judged only against settings that were chosen without
+    it.
     """
 
     study: Name
-    task: Literal["nodule-classification"] = "nodule-classification"
+    task: str
     rounds: Annotated[int, Field(ge=1, le=100_000)]
-    images: Images
-    model: Model = Model()
+    model: Model
     training: Training
     without_dp: Training | None = None
     evaluation: Evaluation = Evaluation()
     privacy: Privacy = Privacy()
     aggregation: Aggregation = Aggregation()
     participation: Participation
-    inclusion: Inclusion | None = None
     coordinator: Coordinator | None = None
     hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=10_000, strict=False)]
 
@@ -340,6 +252,11 @@ class StudyProtocol(_Section):
                 f"1 / {largest} (the largest nominal cohort), at most a tenth of it"
             )
         return self
+
+    @property
+    @abstractmethod
+    def data(self) -> Data:
+        """The task's table of the patients' data."""
 
     @property
     def total_steps(self) -> int:
@@ -386,9 +303,12 @@ def parse_protocol(text: str) -> StudyProtocol:
     try:
         if len(text.encode()) > MAX_TEXT_BYTES:
             raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
-        return StudyProtocol.model_validate(tables_of(text), by_name=False)
-    except ValidationError as error:
-        raise ProtocolError(first_problem(error, StudyProtocol)) from error
+        tables = tables_of(text)
+        kind = tasks.task_named(tables.get("task", tasks.USUAL)).study
+        try:
+            return kind.model_validate(tables, by_name=False)
+        except ValidationError as error:
+            raise ProtocolError(first_problem(error, kind)) from error
     # Not only TOMLDecodeError: the text comes over the wire, and tomllib also fails on integers of
     # thousands of digits and on half a surrogate pair.
     except ValueError as error:

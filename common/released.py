@@ -79,6 +79,8 @@ class Calibration:
 class Reading:
     """All that a histogram says. `roc`: (false, true positive rate), each (bins + 1,), 0 to 1.
 
+    `accuracy` is the share of patients on the right side of a score of one half, an edge of a bin; one
+    who counts in both classes does so in it too.
     `operating_point` has the highest threshold between bins with the wanted sensitivity, None when
     only the threshold 0 has it. `temperature` is None where the noise leaves nothing to say (see
     `common.temperature.fitted`); it was fitted to the patients whom the rest describes, so that what it
@@ -88,8 +90,14 @@ class Reading:
     auroc: Estimate
     roc: tuple[Floats, Floats]
     calibration: Calibration
+    accuracy: Estimate
     operating_point: OperatingPoint | None
     temperature: Temperature | None
+
+    @property
+    def discrimination(self) -> Estimate:
+        """The AUROC."""
+        return self.auroc
 
 
 def read(
@@ -113,6 +121,7 @@ def read(
         auroc=auroc,
         roc=(_share_above(negatives), _share_above(positives)),
         calibration=_calibration(negatives, positives, s, prevalence),
+        accuracy=_accuracy(negatives, positives, s),
         operating_point=_operating_point(negatives, positives, s),
         temperature=fitted(
             *steadied(histogram, ()), logit(bin_centres(positives.size)), s, prevalence
@@ -146,6 +155,13 @@ def isotonic(values: Floats) -> Floats:
     least = np.minimum.accumulate(means[:, ::-1], axis=1)[:, ::-1]  # of all ends from here on
     fitted: Floats = np.where(start <= end, least, -np.inf).max(axis=0, initial=-np.inf)
     return fitted
+
+
+def _accuracy(negatives: Floats, positives: Floats, s: float) -> Estimate:
+    half = positives.size // 2
+    cells = np.concatenate([negatives[:half], positives[half:], negatives[half:], positives[:half]])
+    right = float(np.clip(cells[: positives.size].sum() / cells.sum(), 0, 1))
+    return _share(right, cells, positives.size, s)
 
 
 def _operating_point(negatives: Floats, positives: Floats, s: float) -> OperatingPoint | None:

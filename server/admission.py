@@ -10,6 +10,7 @@ from common.bounds import largest_norm
 from common.errors import ModelError
 from common.messages import EvaluateReply, EvaluateRequest, TrainReply, TrainRequest
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
 from server.noise import possible_histogram_noise, possible_noise
 
 Reply = TrainReply | EvaluateReply
@@ -73,8 +74,8 @@ class Question:
         return self.protocol.evaluates(self.request.round)
 
 
-def most_bytes(update_spec: Spec) -> int:
-    """Bytes that an answer in a study with this update may have.
+def most_bytes(update_spec: Spec, bins: int) -> int:
+    """Bytes that an answer in a study with this update and such histograms may have.
 
     The largest answer is an update with a histogram; a refusal and an evaluation are far smaller.
     """
@@ -86,7 +87,7 @@ def most_bytes(update_spec: Spec) -> int:
         ledger_head=digest,
         previous_head=digest,
         policy=digest,
-        histogram=((digits,) * messages.HISTOGRAM_BINS,) * 2,
+        histogram=((digits,) * bins,) * 2,
         histogram_noise=digits,
         suppressed=False,
         noise_multiplier=digits,
@@ -135,7 +136,7 @@ def admit(reply: messages.Message, hospital: str, question: Question, past: Past
         raise NotAdmitted("E-REPLY-LATE")
     if reply.request != question.key:
         raise NotAdmitted("E-REPLY-REQUEST")
-    if not _judges_as_asked(reply, question.evaluates):
+    if not _judges_as_asked(reply, question):
         raise NotAdmitted("E-REPLY-HISTOGRAM")
     if not _can_be_so_noisy(reply, question.protocol):
         raise NotAdmitted("E-REPLY-NOISE")
@@ -146,15 +147,14 @@ def admit(reply: messages.Message, hospital: str, question: Question, past: Past
     return reply
 
 
-def _judges_as_asked(reply: Reply, evaluates: bool) -> bool:
+def _judges_as_asked(reply: Reply, question: Question) -> bool:
     """Whether `reply` has a usable histogram with its noise, or says that it is suppressed, exactly where
     the protocol evaluates."""
     has_noise = reply.histogram_noise is not None
     if reply.histogram is None:
-        return not has_noise and reply.suppressed is evaluates
-    return (
-        evaluates and has_noise and not reply.suppressed and messages.is_histogram(reply.histogram)
-    )
+        return not has_noise and reply.suppressed is question.evaluates
+    usable = messages.is_histogram(reply.histogram, bins_of(question.protocol))
+    return question.evaluates and has_noise and not reply.suppressed and usable
 
 
 def _can_be_so_noisy(reply: Reply, protocol: StudyProtocol) -> bool:

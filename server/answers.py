@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from common import messages
 from common.arrays import Arrays
 from common.errors import ChannelError, HoursError
 from common.messages import TrainReply
@@ -95,10 +94,7 @@ def pooled_histogram(answers: Answers) -> list[list[float]] | None:
     released = [r.histogram for _, r in sorted(answers.replies.items()) if r.histogram is not None]
     if not released:
         return None
-    total = np.zeros((2, messages.HISTOGRAM_BINS))
-    for rows in released:
-        total += np.asarray(rows)
-    histogram: list[list[float]] = total.tolist()
+    histogram: list[list[float]] = np.sum(np.asarray(released), axis=0).tolist()
     return histogram
 
 

@@ -22,6 +22,7 @@ from common.arrays import Spec
 from common.errors import HoursError, MessageError
 from common.messages import EvaluateRequest, TrainRequest
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
 from server.admission import BYTES, ROSTER, NotAdmitted, Question, admit, most_bytes
 from server.answers import NODE_ERROR, Answers, past_of, record_of
 from server.checkpoint import RoundRecord
@@ -96,7 +97,7 @@ class Asker:
         self._update_spec = update_spec
         self._observer = observer
         self._poll_seconds = poll_seconds
-        self._most_bytes = most_bytes(update_spec)
+        self._most_bytes = most_bytes(update_spec, bins_of(protocol))
         self._under_way: dict[str, UnderWay] = {}  # by the id of the message that asked
         self._heard: dict[str, str] = {}  # the same of this round, once replied to -> hospital
         self._connected: list[str] | None = None

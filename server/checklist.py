@@ -7,43 +7,46 @@ and never guessed.
 from collections.abc import Mapping
 
 from common.markdown import code, table, word
-from common.model_card import ModelCard
+from common.model_card import Card
 from common.protocol import StudyProtocol
 from server.checklist_items import CLAIM, TRIPOD_AI, Item
-from server.facts import ReportFacts
+from server.facts import UNREADABLE, ReportFacts
 from server.model_card_text import MODEL_CARD_TEXT
 from server.model_card_words import (
     Size,
     absences,
     aggregation,
     architecture,
-    figures_of,
-    inclusion,
     initial_model,
+    interval,
     is_judged,
-    metrics,
     named,
-    positive,
-    preprocessing,
     privacy_words,
+    purpose,
     software,
-    task,
     training,
     warnings,
+    words_of,
 )
+from server.sections import part_of
 
 CHECKLIST = "reporting-checklist.md"
 
-GUIDELINES = {
-    "TRIPOD+AI (Collins et al., BMJ 2024;385:e078378)": TRIPOD_AI,
-    "CLAIM (Mongan et al. 2020, update of 2024 by Tejani et al.)": CLAIM,
-}
+Sections = Mapping[str, tuple[Item, ...]]
+
+FOR_ALL = {"TRIPOD+AI (Collins et al., BMJ 2024;385:e078378)": TRIPOD_AI}
+FOR_IMAGING = {"CLAIM (Mongan et al. 2020, update of 2024 by Tejani et al.)": CLAIM}
 Fact = tuple[str, str]  # where it is from, and the fact
 
 OPEN = "*to be written by the investigators*"
 
 
-def checklist(card: ModelCard, facts: ReportFacts, size: Size) -> str:
+def guidelines(protocol: StudyProtocol) -> Mapping[str, Sections]:
+    """The guidelines of a study by their title: that of imaging only where the model is shown images."""
+    return FOR_ALL | FOR_IMAGING if words_of(protocol).imaging else FOR_ALL
+
+
+def checklist(card: Card, facts: ReportFacts, size: Size) -> str:
     """The whole document. `facts` are those that `card` was made of."""
     known = known_facts(card, facts, size)
     parts = [
@@ -52,7 +55,7 @@ def checklist(card: ModelCard, facts: ReportFacts, size: Size) -> str:
         "Items in short words; what they mean is in the papers. Filled in from the study protocol "
         f"({code(card.protocol[:12])}) and the run; the rest is for the investigators.\n",
     ]
-    for title, sections in GUIDELINES.items():
+    for title, sections in guidelines(facts.protocol).items():
         parts.append(f"\n## {title}\n")
         for section, rows in sections.items():
             head = ("item", "asks for", "known", OPEN)
@@ -69,7 +72,7 @@ def _row(item: Item, known: Mapping[str, Fact]) -> tuple[str, str, str, str]:
     return item.number, item.asks, found or "-", item.left or "-"
 
 
-def known_facts(card: ModelCard, facts: ReportFacts, size: Size) -> dict[str, Fact]:
+def known_facts(card: Card, facts: ReportFacts, size: Size) -> dict[str, Fact]:
     """Every fact under its key in server/checklist_items.py."""
     told = {
         "the protocol": _of_the_protocol(facts.protocol, size),
@@ -83,26 +86,19 @@ def known_facts(card: ModelCard, facts: ReportFacts, size: Size) -> dict[str, Fa
 
 
 def _of_the_protocol(protocol: StudyProtocol, size: Size) -> dict[str, str]:
-    images, ct = protocol.images, protocol.images.ct
-    negative, told = (f"“{word(name)}”" for name in images.classes)
+    words = words_of(protocol)
     cohorts = ", ".join(f"{word(h.name)} {h.nominal_patients:,}" for h in protocol.hospitals)
     averaged = protocol.aggregation.ema is not None
-    turned = protocol.training.flips_and_rotations
     return {
-        "task": f"to {task(protocol)}",
+        "task": purpose(protocol),
         "sites": f"{len(protocol.hospitals)} hospitals: {named(protocol.hospital_names)}",
         "cohorts": f"nominal training patients, agreed and public: {cohorts}",
-        "classes": f"{told} is positive, {negative} negative, as each hospital labels its images",
-        "inclusion": inclusion(protocol),
-        "input": preprocessing(images),
-        "patch": "images as each hospital gives them"
-        if ct is None
-        else f"an axial square of {ct.size_mm:g} mm about a given finding",
-        "window": inclusion(protocol)
-        + ("" if ct is None else f"; {ct.hu_low:g} to {ct.hu_high:g} HU are used"),
-        "partition": f"{100 * images.validation_fraction:g} % of each hospital's patients are for "
+        "outcome": word(words.outcome),
+        "inclusion": word(words.meant_for),
+        "input": word(words.input),
+        "partition": f"{100 * protocol.data.validation_fraction:g} % of each hospital's patients are for "
         "validation, by a hash of the patient number or the hospital's own list",
-        "augmentation": "random flips and rotations in training" if turned else "no augmentation",
+        "augmentation": f"in training: {word(words.augmentation)}",
         "architecture": architecture(protocol, size),
         "initial": initial_model(protocol),
         "training": training(protocol),
@@ -111,30 +107,31 @@ def _of_the_protocol(protocol: StudyProtocol, size: Size) -> dict[str, str]:
         + " after the last round; nothing is chosen by performance",
         "ensemble": "one model"
         + (", a moving average of the rounds' weights" if averaged else ", no ensemble"),
+        **{key: word(said) for key, said in words.imaging.items()},
     }
 
 
 def _of_the_software(facts: ReportFacts) -> dict[str, str]:
+    words, metrics = words_of(facts.protocol), part_of(facts.protocol).metrics(facts.protocol)
     return {
-        "use": "research on findings that somebody has marked; not a medical device",
+        "use": f"research on {word(words.use)}; not a medical device",
         "design": "one model is developed by several hospitals and evaluated on further patients of the "
         "same hospitals",
-        "unread": "what cannot be used of CT series is left out at the hospital, and intramural-client "
-        "check names it there with the reason; one image file that cannot be read stops that hospital",
-        "unusable": "intramural-client predict sets aside what it cannot read, with the reason",
-        "pixels": "the pixels of the image, nothing else about the patient",
+        "unread": word(words.unread),
+        "unusable": word(words.unusable),
+        "predictors": word(words.predictors),
         "disjoint": "the patient, within a hospital; a patient of two hospitals cannot be noticed",
-        "output": f"a score from 0 to 1 for {positive(facts.protocol)}",
+        "output": word(words.output),
         "imbalance": "nothing is done about it in training",
-        "groups": "no sex, age, ethnicity or scanner is released",
+        "groups": "nothing is released by sex, age, ethnicity or device",
         "internal": "validation patients come from the training hospitals",
         "external": "no external test is part of the run",
         "sameness": "labels of training and validation patients come from one list of the hospital",
-        "stays": "images, patient numbers, tags and exact scores stay in the hospital",
-        "data": "no image leaves a hospital, so the coordinator has none to share",
+        "stays": "data of patients, patient numbers and exact scores stay in the hospital",
+        "data": "no patient's data leave a hospital, so the coordinator has none to share",
         "counts": "true numbers of patients do not leave a hospital",
-        "metrics": " ".join(metrics(facts.protocol)).removesuffix("."),
-        "predictions": "by the network from the weights file; intramural-client predict does it",
+        "metrics": " ".join(metrics).removesuffix("."),
+        "predictions": word(words.predictions),
         "uncertainty": "95 % intervals for noise and choice of patients together; no test",
         "software": software(),
         "privacy": " ".join(privacy_words(facts)).removesuffix(".")
@@ -144,23 +141,21 @@ def _of_the_software(facts: ReportFacts) -> dict[str, str]:
 
 
 def _of_the_histograms(facts: ReportFacts) -> dict[str, str]:
-    if not is_judged(facts):
+    part = part_of(facts.protocol)
+    if facts.figure is not None and not is_judged(facts):
         return dict.fromkeys(
-            ("auroc", "threshold", "calibration", "temperature"),
-            "no histogram is of the final model",
+            ("discrimination", *part.answers(None)), "no histogram is of the final model"
         )
-    found = figures_of(facts.released)
+    found = facts.released.discrimination if facts.released else None
     return {
-        "auroc": f"AUROC {found['AUROC']}",
-        "threshold": f"threshold {found['threshold']}, sensitivity {found['sensitivity']}, specificity "
-        f"{found['specificity']}",
-        "calibration": f"Brier score {found['Brier score']}, calibration error "
-        f"{found['calibration error']}",
-        "temperature": f"temperature {found['temperature']}",
+        "discrimination": "nothing is judged"
+        if facts.figure is None
+        else f"{facts.figure} {interval(found.value, found.interval) if found else UNREADABLE}",
+        **part.answers(facts.released),
     }
 
 
-def _of_the_run(card: ModelCard, facts: ReportFacts) -> dict[str, str]:
+def _of_the_run(card: Card, facts: ReportFacts) -> dict[str, str]:
     absent = {name: "; ".join(absences(facts, name)) for name in facts.protocol.hospital_names}
     gone = "; ".join(f"{word(name)}: {why}" for name, why in absent.items() if why)
     return {

@@ -25,7 +25,10 @@ TRIPOD_AI: dict[str, tuple[Item, ...]] = {
     "Title and abstract": (
         Item("1", "title: a prediction model, its patients and outcome", ("task",), "the title"),
         Item(
-            "2", "abstract, by the guideline's own list", ("task", "sites", "auroc"), "the abstract"
+            "2",
+            "abstract, by the guideline's own list",
+            ("task", "sites", "discrimination"),
+            "the abstract",
         ),
     ),
     "Introduction": (
@@ -48,16 +51,16 @@ TRIPOD_AI: dict[str, tuple[Item, ...]] = {
         Item(
             "8a",
             "the outcome: definition, when and how found",
-            ("classes",),
+            ("outcome",),
             "how labels were made",
         ),
-        Item("8b", "who judged the outcome", (), "readers and their experience"),
+        Item("8b", "who judged the outcome", (), "who, with which experience"),
         Item("8c", "blinding of the outcome", (), "all of it"),
-        Item("9a", "choice of predictors", ("pixels",)),
-        Item("9b", "definition of the predictors", ("input",), "how the images were taken"),
-        Item("9c", "who judged the predictors", (), "who marked the findings"),
+        Item("9a", "choice of predictors", ("predictors",)),
+        Item("9b", "definition of the predictors", ("input",), "how they were taken"),
+        Item("9c", "who judged the predictors", (), "who"),
         Item("10", "study size and its reason", ("sites", "cohorts"), "the reason"),
-        Item("11", "missing data", ("unread",), "how many images were set aside, and why"),
+        Item("11", "missing data", ("unread",), "how many were set aside, and why"),
         Item("12a", "use and partition of the data", ("partition",)),
         Item("12b", "handling of predictors", ("input", "augmentation")),
         Item(
@@ -95,7 +98,7 @@ TRIPOD_AI: dict[str, tuple[Item, ...]] = {
         Item("20c", "comparison with the development data", ("internal",), "the comparison"),
         Item("21", "patients and outcomes in each analysis", ("cohorts", "counts"), "the outcomes"),
         Item("22", "the model in full, for use by others", ("weights", "input"), "terms of use"),
-        Item("23a", "performance with intervals", ("auroc", "threshold", "calibration")),
+        Item("23a", "performance with intervals", ("discrimination", "threshold", "calibration")),
         Item("23b", "performance by centre", ("centres",), "each hospital's own, if it agrees"),
         Item("24", "results of updating", ("temperature",), "other updating"),
     ),
@@ -111,7 +114,7 @@ TRIPOD_AI: dict[str, tuple[Item, ...]] = {
 CLAIM: dict[str, tuple[Item, ...]] = {
     "Title and abstract": (
         Item("1", "named as AI, with the kind of technique", ("architecture",), "the title"),
-        Item("2", "structured abstract", ("task", "sites", "auroc"), "the abstract"),
+        Item("2", "structured abstract", ("task", "sites", "discrimination"), "the abstract"),
     ),
     "Introduction": (
         Item("3", "background, intended use and clinical role", ("use",), "the background"),
@@ -133,7 +136,7 @@ CLAIM: dict[str, tuple[Item, ...]] = {
         ),
     ),
     "Methods: reference standard": (
-        Item("14", "how the reference standard was obtained", ("classes",), "how labels were made"),
+        Item("14", "how the reference standard was obtained", ("outcome",), "how labels were made"),
         Item("15", "why this one", (), "all of it"),
         Item("16", "where the annotations come from", (), "readers and their experience"),
         Item("17", "annotation of the test set", ("sameness",), "readers and tools"),
@@ -164,7 +167,12 @@ CLAIM: dict[str, tuple[Item, ...]] = {
     "Results": (
         Item("35", "patients included and excluded", ("flow", "counts"), "the numbers, a diagram"),
         Item("36", "characteristics in each partition", ("cohorts", "groups"), "the table"),
-        Item("37", "performance on all partitions", ("auroc", "calibration"), "on other data"),
+        Item(
+            "37",
+            "performance on all partitions",
+            ("discrimination", "calibration"),
+            "on other data",
+        ),
         Item("38", "diagnostic accuracy with its precision", ("threshold",)),
         Item("39", "what was classified wrongly", (), "cases, as each hospital sees them"),
     ),

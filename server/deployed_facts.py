@@ -3,11 +3,15 @@
 Exact scores stay in the hospitals, so every figure of the model is read from noised histograms.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.histogram import Estimate
+from common.judging.judge import Reading
 from common.protocol import StudyProtocol, load_protocol
-from common.released import Reading, read
+from common.tasks import task_of
+from common.weights import parse_weights, read_weights
+from server.app import FINAL_MODEL
 from server.checkpoint import RoundRecord
 from server.facts import HospitalFacts, ReportFacts, RoundFacts
 from server.home import Outcome
@@ -27,10 +31,13 @@ def write_deployed_report(folder: Path) -> Path:
     """
     outcome = Outcome.load(folder)
     facts = gather(load_protocol(folder / "protocol.toml"), closed_rounds(folder), outcome)
+    model = folder / FINAL_MODEL
+    if outcome is not None and outcome.stopped == "finished" and model.is_file():
+        facts = replace(facts, result=parse_weights(read_weights(model), model))
     write_report(folder, facts)
     if outcome is not None and outcome.last is not None:
         write_card(folder, facts)
-    write_tensorboard(folder / "tensorboard", facts.rounds)
+    write_tensorboard(folder / "tensorboard", facts)
     write_mlflow(folder, facts)
     return folder / "report.html"
 
@@ -41,7 +48,8 @@ def gather(
     """The facts of a run from its closed rounds and how it ended (None: it has not)."""
     every = list(records)
     if outcome is not None and outcome.last is not None:
-        every.append(RoundRecord.read(outcome.last))
+        last = RoundRecord.read(outcome.last)
+        every += [last] * (last.round > len(records))
     judging = {
         record.round - 1: record for record in every if record.histogram or record.suppressed
     }
@@ -52,7 +60,10 @@ def gather(
         backend="deployment",
         stopped="under way" if outcome is None else outcome.stopped,
         rounds=tuple(
-            RoundFacts.of(record, released_auroc=_auroc(released(protocol, judging, record.round)))
+            RoundFacts.of(
+                record,
+                released_discrimination=discrimination(released(protocol, judging, record.round)),
+            )
             for record in records
         ),
         hospitals=tuple(
@@ -77,23 +88,29 @@ def gather(
 def released(
     protocol: StudyProtocol, judging: dict[int, RoundRecord], after_round: int
 ) -> Reading | None:
-    """What the histograms of the model after so many rounds say; None where it was not judged.
+    """What the histograms of the model after so many rounds say to the study's judge, if it was judged.
 
     `judging` is the record of the round that judged the model, by the number of rounds before it.
     """
-    record = judging.get(after_round)
-    if record is None or record.histogram is None or record.histogram_noise is None:
+    judge, record = task_of(protocol).judge, judging.get(after_round)
+    if (
+        judge is None
+        or record is None
+        or record.histogram is None
+        or record.histogram_noise is None
+    ):
         return None
     others = [
         other.histogram
         for other in judging.values()
         if other is not record and other.histogram and other.released == record.released
     ]
-    return read(record.histogram, record.histogram_noise, protocol.evaluation.prevalence, others)
+    return judge.read(protocol, record.histogram, record.histogram_noise, others)
 
 
-def _auroc(reading: Reading | None) -> Estimate | None:
-    return None if reading is None else reading.auroc
+def discrimination(reading: Reading | None) -> Estimate | None:
+    """The figure that a reading is asked for first."""
+    return None if reading is None else reading.discrimination
 
 
 def _noise(records: list[RoundRecord], hospital: str) -> float | None:

@@ -1,17 +1,19 @@
-"""What a run hands to the report: plain facts, no arrays of weights, nothing computed here.
+"""What a run hands to the report: plain facts, nothing computed here.
 
-Numbers that are not known are None; the report says in words why. AUROC values are 0..1, times
-are seconds, intervals are (low, high) at 95 %.
+Numbers that are not known are None; the report says in words why. A discrimination is the figure that the
+study's judge names (AUROC, concordance index), 0..1 with chance at 0.5; times are seconds, intervals are
+(low, high) at 95 %. Where the study's task has no judge none of them is known.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.clinical.evaluation import Evaluation
-from common.histogram import Estimate, Floats, Interval
+from common.arrays import Arrays
+from common.histogram import Estimate, Interval
+from common.judging.judge import Reading
 from common.protocol import StudyProtocol
-from common.released import Reading
+from common.tasks import task_of
 from server.checkpoint import RoundRecord
 from server.gain import Gain, Pooled
 
@@ -21,9 +23,10 @@ class RoundFacts:
     """One server round: who took part, and how good the model was that came out of it.
 
     A hospital that was asked is in exactly one of `answered`, `refused` (hospital -> wire code)
-    and `missing` (no reply before the deadline). `pooled_auroc` is exact and known in a rehearsal
-    only; `released_auroc` is read from the noised histograms. Both are None where the protocol does
-    not evaluate the model, the second also with too few patients to say.
+    and `missing` (no reply before the deadline). `discrimination` with `interval` is exact, on
+    the validation patients of all hospitals, and known in a rehearsal only; `released_discrimination` is
+    read from the noised histograms. Both are None where the protocol does not evaluate the model, the
+    second also with too few patients to say.
     """
 
     round: int
@@ -31,9 +34,9 @@ class RoundFacts:
     answered: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-    pooled_auroc: float | None = None
-    pooled_interval: Interval | None = None
-    released_auroc: Estimate | None = None
+    discrimination: float | None = None
+    interval: Interval | None = None
+    released_discrimination: Estimate | None = None
     suppressed: tuple[str, ...] = ()
     late: Mapping[str, int] = field(default_factory=dict)
     duplicates: Mapping[str, int] = field(default_factory=dict)
@@ -67,21 +70,22 @@ class RoundFacts:
 class HospitalFacts:
     """One hospital at the end: the final model on its own validation patients, and its spend.
 
-    `local_only_auroc` and `local_only_pooled_auroc` are those of a model trained by this hospital
+    `local_only` and `local_only_pooled` are the discrimination of a model trained by this hospital
     alone, on its own and on all hospitals' validation patients; both None when it was not trained.
+    `scores` are the judge's exact ones of the final model, in a rehearsal only.
     `epsilon`, of the training patients, is the larger of what `accountant` and `second_accountant`
     say; `noise_multiplier` (noise std / clipping norm) is this hospital's own. The validation
-    patients have released `histograms` score histograms, each with noise of standard deviation
+    patients have released `histograms` histograms, each with noise of standard deviation
     `validation_noise` in a cell, at `validation_epsilon` in all.
     """
 
     name: str
     nominal_patients: int
     validation_patients: int | None = None
-    auroc: float | None = None
+    discrimination: float | None = None
     interval: Interval | None = None
-    local_only_auroc: float | None = None
-    local_only_pooled_auroc: float | None = None
+    local_only: float | None = None
+    local_only_pooled: float | None = None
     epsilon: float | None = None
     delta: float | None = None
     accountant: str | None = None
@@ -90,6 +94,7 @@ class HospitalFacts:
     validation_epsilon: float | None = None
     validation_noise: float | None = None
     histograms: int | None = None
+    scores: Any = field(default=None, repr=False, compare=False)
 
 
 UNREADABLE = "too few patients to say"
@@ -100,32 +105,31 @@ FEW_TRAINING, FEW_VALIDATION = 20, 10  # patients; below, plain words are due
 class PooledFacts:
     """The final model on the validation patients of all hospitals together, exact.
 
-    Every image counts once, in `roc` too: (false positive rate, true positive rate), each (m,)
-    rising from 0 to 1. In `by_patient` every patient does in each class: what the released histogram
-    would say without its noise; None when there are too few patients to say.
+    `scores` are those of the study's judge; `unnoised` is what the released histogram would say without
+    its noise, None when there are too few patients to say.
     """
 
-    auroc: float | None
+    discrimination: float | None
     interval: Interval | None
-    average_precision: float | None
-    roc: tuple[Floats, Floats] | None
-    by_patient: Reading | None = None
+    unnoised: Reading | None = None
+    scores: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class ReportFacts:
     """A whole run. `backend` is "deployment", or how the rehearsal was run ("local", "ray").
 
-    `stopped` says in words why the run ended. `pooled` and `zero_shot_auroc` (the initial model,
-    before round 1) are exact and None in a deployment, where exact scores stay in the hospitals.
-    `released` is read from the noised histograms of the same model as `pooled`; None when there
+    `stopped` says in words why the run ended. `pooled` and `zero_shot` (the initial model's
+    discrimination, before round 1) are exact and None in a deployment, where exact scores stay in the
+    hospitals. `released` is read from the noised histograms of the same model as `pooled`; None when there
     are too few patients to say. That model is the one after round `judged_after`: the final one, unless
     the run ended early between two evaluations, and `judging` is the round that released its
     histograms. `closing` is what came after the last of `rounds`: the final evaluation, or a round that
     could not be closed.
-    `evaluation` is `pooled` as clinicians read it, `gains` what each hospital has from joining,
-    `pooled_baseline` what one model of all patients in one place reaches; all need exact scores, the
-    second local-only models too and the third that model.
+    `gains` is what each hospital has from joining, `pooled_baseline` what one model of all patients in one
+    place reaches; both need exact scores, the first local-only models too and the second that model.
+    `result` is the model that the run leaves, for a task whose model is itself what is to be reported; empty
+    until the run is finished.
     `noise_seeded` is true when any noise came from a known seed (test mode): it can be subtracted.
     """
 
@@ -135,15 +139,15 @@ class ReportFacts:
     rounds: tuple[RoundFacts, ...]
     hospitals: tuple[HospitalFacts, ...]
     noise_seeded: bool
-    zero_shot_auroc: float | None = None
+    zero_shot: float | None = None
     pooled: PooledFacts | None = None
     released: Reading | None = None
     judged_after: int | None = None
-    evaluation: Evaluation | None = None
     gains: tuple[Gain, ...] = ()
     pooled_baseline: Pooled | None = None
     judging: RoundFacts | None = None
     closing: RoundFacts | None = None
+    result: Arrays = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def heard(self) -> tuple[RoundFacts, ...]:
@@ -160,6 +164,12 @@ class ReportFacts:
         """Whether the protocol asked for differential privacy."""
         return self.protocol.privacy.mechanism != "none"
 
+    @property
+    def figure(self) -> str | None:
+        """What the discrimination is called; None where nothing is judged."""
+        judge = task_of(self.protocol).judge
+        return None if judge is None else judge.figure
+
     def small_cohorts(self) -> list[str]:
         """A plain sentence for each hospital with too few patients to teach or to be judged."""
         said = []
@@ -171,9 +181,9 @@ class ReportFacts:
                     f"next to nothing."
                 )
             seen = hospital.validation_patients
-            if seen is not None and seen < FEW_VALIDATION:
+            if self.figure is not None and seen is not None and seen < FEW_VALIDATION:
                 said.append(
                     f"{hospital.name} has {seen} validation patient{'' if seen == 1 else 's'}: its "
-                    f"own AUROC says little; look at the pooled one."
+                    f"own {self.figure} says little; look at the pooled one."
                 )
         return said

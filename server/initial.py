@@ -12,8 +12,9 @@ from common import arrays
 from common.arrays import Arrays
 from common.errors import ModelError, RunError
 from common.model_spec import model_spec
-from common.models import build_model
 from common.protocol import StudyProtocol
+from common.tasks import task_of
+from common.tasks.nodule_classification.study import NoduleStudy, of_images
 from common.weights import load_weights
 from server.pretraining import pretrain, shipped_initial
 
@@ -28,11 +29,11 @@ def initial_arrays(
     """
     wanted = protocol.model.initial_model
     if wanted == "phantom":
-        found = _phantom(protocol, progress)
+        found = _phantom(of_images(protocol, "phantom"), progress)
     elif wanted == "random":
         found = _arrays_of(_fresh_model(protocol))
     elif wanted == "imagenet":
-        found = _imagenet(protocol, _download())
+        found = _imagenet(of_images(protocol, "imagenet"), _download())
     else:
         found = _from_file(protocol, Path(wanted))
     try:
@@ -44,9 +45,8 @@ def initial_arrays(
 
 def _fresh_model(protocol: StudyProtocol) -> torch.nn.Module:
     """The model with weights that the study's digest determines: a resume starts from the same."""
-    images = protocol.images
     with _drawn_from(protocol):
-        return build_model(protocol.model.name, images.channels, len(images.classes))
+        return task_of(protocol).build(protocol)
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _arrays_of(model: torch.nn.Module) -> Arrays:
     return {name: t.detach().numpy().copy() for name, t in model.state_dict().items()}
 
 
-def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) -> Arrays:
+def _phantom(protocol: NoduleStudy, progress: Callable[[float], None] | None) -> Arrays:
     images = protocol.images
     try:
         shipped = shipped_initial(protocol.model.name, images.size, images.channels)
@@ -75,7 +75,7 @@ def _phantom(protocol: StudyProtocol, progress: Callable[[float], None] | None) 
     return _arrays_of(model)
 
 
-def _imagenet(protocol: StudyProtocol, state: dict[str, torch.Tensor]) -> Arrays:
+def _imagenet(protocol: NoduleStudy, state: dict[str, torch.Tensor]) -> Arrays:
     from common.resnet import fold_imagenet  # torchvision, for who asks only
 
     model = _fresh_model(protocol)
@@ -113,7 +113,8 @@ def _from_file(protocol: StudyProtocol, path: Path) -> Arrays:
         found = load_weights(path)
     except ModelError as error:
         raise RunError(f"cannot read model.initial-model: {error}") from error
-    if protocol.model.name == "resnet18-frozen-affine" and "bn1.running_mean" in found:
+    batch_norm = "bn1.running_mean" in found
+    if isinstance(protocol, NoduleStudy) and protocol.model.folds_imagenet and batch_norm:
         return _imagenet(protocol, {name: torch.from_numpy(a) for name, a in found.items()})
     # In the model's order; what the model lacks stays at the end, for the check to refuse.
     known = {name: found.pop(name) for name in model_spec(protocol) if name in found}

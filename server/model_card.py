@@ -6,27 +6,18 @@ mass to read anything from; its card then holds the exact figures, marked as suc
 
 from math import isfinite, prod
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from common.files import sha256, write_atomic
-from common.histogram import Estimate
-from common.model_card import (
-    MODEL_CARD,
-    Bin,
-    CardHospital,
-    Figure,
-    Judged,
-    ModelCard,
-    OperatingPoint,
-)
-from common.released import Reading
-from common.temperature import Temperature
+from common.model_card import MODEL_CARD, Card, CardHospital, Judgement
+from common.protocol import StudyProtocol
 from common.weights import parse_weights, read_weights
 from server.app import FINAL_MODEL, kept_update_spec
 from server.checklist import CHECKLIST, checklist
 from server.facts import ReportFacts
 from server.model_card_text import MODEL_CARD_TEXT, markdown
 from server.model_card_words import Size, is_judged
+from server.sections import part_of
 
 
 def write_card(folder: Path, facts: ReportFacts) -> None:
@@ -50,18 +41,24 @@ def write_card(folder: Path, facts: ReportFacts) -> None:
     write_atomic(folder / CHECKLIST, checklist(card, facts, size).encode())
 
 
-def card_of(facts: ReportFacts, weights: bytes) -> ModelCard:
+def card_of(facts: ReportFacts, weights: bytes) -> Card:
     """The card of the model in `weights`, the bytes of the safetensors file that the run left."""
     protocol = facts.protocol
-    return ModelCard(
+    own: dict[str, Any] = {
+        name: getattr(protocol, name)
+        for name in type(protocol).model_fields
+        if name not in StudyProtocol.model_fields
+    }
+    own["evaluation"] = protocol.evaluation
+    return Card(
+        **own,
         study=protocol.study,
+        task=protocol.task,
         protocol=protocol.digest,
         weights=sha256(weights),
         rounds=len(facts.rounds),
         rehearsal=facts.rehearsal,
         model=protocol.model,
-        images=protocol.images,
-        evaluation=protocol.evaluation,
         hospitals=tuple(
             CardHospital(
                 name=hospital.name,
@@ -87,38 +84,13 @@ def _largest_epsilon(facts: ReportFacts) -> float | None:
     return max(known)
 
 
-def _judged(facts: ReportFacts) -> Judged | None:
+def _judged(facts: ReportFacts) -> Judgement | None:
     """None unless it is the model in the file that was judged."""
     if not is_judged(facts):
         return None
+    part, pooled = part_of(facts.protocol), facts.pooled
     if facts.released is not None:
-        return _of(facts.released, "released")
-    if facts.rehearsal and facts.pooled is not None and facts.pooled.by_patient is not None:
-        return _of(facts.pooled.by_patient, "exact")
+        return part.judged(facts.released, "released")
+    if facts.rehearsal and pooled is not None and pooled.unnoised is not None:
+        return part.judged(pooled.unnoised, "exact")
     return None
-
-
-def _of(reading: Reading, source: Literal["released", "exact"]) -> Judged:
-    point, calibration = reading.operating_point, reading.calibration
-    return Judged(
-        source=source,
-        prevalence=calibration.prevalence,
-        auroc=_figure(reading.auroc),
-        temperature=None if reading.temperature is None else _figure(reading.temperature),
-        operating_point=None
-        if point is None
-        else OperatingPoint(
-            threshold=point.threshold,
-            sensitivity=_figure(point.sensitivity),
-            specificity=_figure(point.specificity),
-        ),
-        reliability=tuple(
-            Bin(low=b.low, high=b.high, observed=b.observed, error=b.error)
-            for b in calibration.bins
-        ),
-    )
-
-
-def _figure(estimate: Estimate | Temperature) -> Figure:
-    low, high = estimate.interval
-    return Figure(value=estimate.value, low=low, high=high)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from common.markdown import code, items, table, word
-from common.model_card import MODEL_CARD, Judged, ModelCard
+from common.model_card import MODEL_CARD, Card
 from common.protocol import StudyProtocol
 from server.facts import ReportFacts
 from server.model_card_words import (
@@ -19,35 +19,32 @@ from server.model_card_words import (
     caveats,
     epsilon_words,
     evaluation_data,
-    figures_of,
     flagged,
-    inclusion,
     initial_model,
     interval,
     is_judged,
-    metrics,
-    positive,
-    preprocessing,
     privacy_words,
+    purpose,
     software,
-    task,
     training,
     warnings,
+    words_of,
 )
 from server.page import runs, sigma
+from server.sections import part_of
 
 MODEL_CARD_TEXT = "model_card.md"
 BLANK = "**to be written by the owner**"
 
 
-def markdown(card: ModelCard, facts: ReportFacts, size: Size) -> str:
+def markdown(card: Card, facts: ReportFacts, size: Size) -> str:
     """The whole document. `facts` are those that `card` was made of."""
     protocol = facts.protocol
     sections = {
         "Model details": table(("what", "is"), _details(card, facts, size)),
         "Intended use": _intended(protocol),
         "Factors": items(_factors(facts)),
-        "Metrics": items(metrics(protocol)),
+        "Metrics": items(part_of(protocol).metrics(protocol)),
         "Evaluation data": items(evaluation_data(facts)),
         "Training data": _training_data(facts),
         "Quantitative analyses": _quantities(card, facts),
@@ -65,18 +62,14 @@ def markdown(card: ModelCard, facts: ReportFacts, size: Size) -> str:
     )
 
 
-def _details(card: ModelCard, facts: ReportFacts, size: Size) -> Iterator[tuple[str, str]]:
-    protocol = facts.protocol
+def _details(card: Card, facts: ReportFacts, size: Size) -> Iterator[tuple[str, str]]:
+    protocol, words = facts.protocol, words_of(facts.protocol)
     yield "study", f"{word(card.study)}, protocol SHA-256 {code(card.protocol)}"
     yield "weights file", f"SHA-256 {code(card.weights)}"
     yield "architecture", architecture(protocol, size)
-    yield "input", preprocessing(protocol.images)
-    averaged = "the mean over eight flips and rotations, "
-    yield (
-        "output",
-        f"a score from 0 to 1 for {positive(protocol)}, "
-        f"{averaged if card.evaluation.flips_and_rotations else ''}no probability before it is calibrated",
-    )
+    yield "input", word(words.input)
+    yield "output", word(words.output)
+    yield "outcome", word(words.outcome)
     yield "initial model", initial_model(protocol)
     yield "training", training(protocol)
     yield "aggregation", aggregation(protocol)
@@ -87,13 +80,12 @@ def _details(card: ModelCard, facts: ReportFacts, size: Size) -> Iterator[tuple[
 
 def _intended(protocol: StudyProtocol) -> str:
     return (
-        f"Research: to {task(protocol)}.\n\nNot for:\n\n"
+        f"Research: {purpose(protocol)}.\n\nNot for:\n\n"
         + items(
             (
                 "diagnosis, treatment or triage of any patient;",
-                "searching a scan: somebody else has to say where the finding is;",
-                "screening, other organs, other modalities, or other questions than this one;",
-                "images that were prepared otherwise than the input above.",
+                *(f"{word(use)};" for use in words_of(protocol).not_for),
+                "any data that were prepared otherwise than the input above.",
             )
         )
         + "\nUsers: researchers at the study's hospitals. Further users: "
@@ -102,11 +94,8 @@ def _intended(protocol: StudyProtocol) -> str:
 
 
 def _factors(facts: ReportFacts) -> Iterator[str]:
-    yield (
-        "Scanner, kernel, slice thickness, age, sex and case mix: not collected by the coordinator, so "
-        "nothing is known by group."
-    )
-    yield "Each hospital labels its own images; how is not part of the protocol."
+    yield word(words_of(facts.protocol).groups)
+    yield "Outcomes are each hospital's own; how they were found is not part of the protocol."
     yield f"{len(facts.protocol.hospitals)} hospitals: too few to say how much the next one differs."
 
 
@@ -130,82 +119,73 @@ def _training_data(facts: ReportFacts) -> str:
     )
     return (
         table(head, rows)
-        + f"\nMeant for: {inclusion(facts.protocol)}.\n"
+        + f"\nMeant for: {word(words_of(facts.protocol).meant_for)}.\n"
         + "\nNominal numbers are agreed and public; the true ones stay in the hospitals. A warning is a "
         "reason to ask and no proof: the update was used all the same.\n"
     )
 
 
-def _quantities(card: ModelCard, facts: ReportFacts) -> str:
+def _quantities(card: Card, facts: ReportFacts) -> str:
+    if facts.figure is None:
+        return "Nothing is judged in this study, so there is no figure of the model.\n"
     if not is_judged(facts):
         after = facts.judged_after
         last = (
             "" if after is None else f" The last one that was judged is that after round {after}."
         )
         return f"This model was not judged: the run ended before that.{last}\n"
+    part, pooled = part_of(facts.protocol), facts.pooled if facts.rehearsal else None
     columns = [("as released", facts.released)]
-    if facts.rehearsal and facts.pooled is not None:
-        columns.append(("**exact, rehearsal only**", facts.pooled.by_patient))
-    figures = [figures_of(reading) for _, reading in columns]
+    if pooled is not None:
+        columns.append(("**exact, rehearsal only**", pooled.unnoised))
+    figures = [part.figures(reading) for _, reading in columns]
     rows = [(name, *(column[name] for column in figures)) for name in figures[0]]
     parts = [table(("figure", *(title for title, _ in columns)), rows)]
-    if facts.rehearsal and facts.pooled is not None and facts.pooled.auroc is not None:
-        of_images = interval(facts.pooled.auroc, facts.pooled.interval)
-        before = facts.zero_shot_auroc
-        initial = "" if before is None else f", of the initial model {before:.3f}"
+    if pooled is not None and pooled.discrimination is not None:
+        exact = interval(pooled.discrimination, pooled.interval)
+        initial = "" if facts.zero_shot is None else f"; of the initial model {facts.zero_shot:.3f}"
         parts.append(
-            f"\nExact, rehearsal only: AUROC with every image counted once {of_images}{initial}.\n"
+            f"\nExact, rehearsal only: {facts.figure} {exact}; {part.exact(facts.protocol)}{initial}.\n"
         )
     together = facts.pooled_baseline if facts.rehearsal else None
-    if together is not None and together.auroc is not None:
+    if together is not None and together.discrimination is not None:
         parts.append(
             f"\nExact, rehearsal only: one model of all patients in one place would have "
-            f"{interval(together.auroc, together.interval)}.\n"
+            f"{interval(together.discrimination, together.interval)}.\n"
         )
-    if card.judged is not None and card.judged.reliability:
-        parts.append("\n" + _reliability(card.judged))
+    if card.judged is not None and (more := part.reliability(card.judged)):
+        parts.append(f"\n{more}")
     return "".join(parts)
 
 
-def _reliability(judged: Judged) -> str:
-    rows = [
-        (f"{b.low:.3f} to {b.high:.3f}", f"{b.observed:.2f} ± {b.error:.2f}")
-        for b in judged.reliability
-    ]
-    return (
-        f"Of the images that score so high, the share that is positive ({judged.source}; prevalence "
-        f"{100 * judged.prevalence:g} %; ± one standard error):\n\n"
-        + table(("score", "share of positives"), rows)
-    )
-
-
 def _ethics(facts: ReportFacts) -> str:
-    used = "In a study images of patients are" if facts.rehearsal else "Images of patients were"
+    used = "In a study data of patients are" if facts.rehearsal else "Data of patients were"
     said = [f"{used} used without leaving their hospitals."]
     if not facts.private:
         return items(
             [*said, "**There is no differential privacy.** Treat the model as patient data."]
         )
     said += privacy_words(facts)
-    head = (
-        "hospital",
-        "training: epsilon",
-        "noise multiplier",
-        "validation: epsilon",
-        "histograms",
-    )
+    head = ["hospital", "training: epsilon", "noise multiplier"]
+    if facts.figure is not None:
+        head += ["validation: epsilon", "histograms"]
     return items(said) + "\n" + table(head, _spent(facts))
 
 
-def _spent(facts: ReportFacts) -> Iterator[tuple[str, ...]]:
-    void = " (void)" * facts.noise_seeded
+def _spent(facts: ReportFacts) -> Iterator[list[str]]:
     for h in facts.hospitals:
-        yield (
+        row = [
             word(h.name),
-            "not stated" if h.epsilon is None else epsilon_words(h.epsilon) + void,
+            _stated(h.epsilon, facts),
             "-" if h.noise_multiplier is None else sigma(h.noise_multiplier),
-            "not stated"
-            if h.validation_epsilon is None
-            else epsilon_words(h.validation_epsilon) + void,
-            "not stated" if h.histograms is None else str(h.histograms),
-        )
+        ]
+        if facts.figure is not None:
+            histograms = "not stated" if h.histograms is None else str(h.histograms)
+            row += [_stated(h.validation_epsilon, facts), histograms]
+        yield row
+
+
+def _stated(value: float | None, facts: ReportFacts) -> str:
+    if value is None:
+        return "not stated"
+    return epsilon_words(value) + " (void)" * facts.noise_seeded

@@ -10,18 +10,16 @@ from importlib.metadata import version
 
 from common.markdown import code, word
 from common.page_parts import count
-from common.protocol import Images, StudyProtocol
-from common.released import WANTED_SENSITIVITY, Reading
+from common.protocol import StudyProtocol
+from common.tasks import task_of
+from common.tasks.words import Words
 from server.admission import REASONS
-from server.facts import UNREADABLE, ReportFacts, RoundFacts
+from server.facts import ReportFacts, RoundFacts
 from server.flags import WORDS
 from server.page import epsilon, runs, small
 
-ORIGINS = {
-    "random": "random weights, drawn from the study's digest",
-    "phantom": "pre-trained on synthetic lung CT, without any patient",
-    "imagenet": "torchvision's ImageNet weights, from photographs, folded into frozen affine layers",
-}
+RANDOM = "the network's own start, where it is random drawn from the study's digest"
+FILE = "a file; what it was trained on is not known here"
 
 
 @dataclass(frozen=True)
@@ -67,41 +65,21 @@ def architecture(protocol: StudyProtocol, size: Size) -> str:
     )
 
 
-def preprocessing(images: Images) -> str:
-    """From a hospital's image to what the network sees."""
-    ct = images.ct
-    patch = ""
-    if ct is not None:
-        planes = (
-            f"{ct.slices} planes {ct.slice_distance_mm:g} mm apart"
-            if ct.slice_distance_mm is not None
-            else "the plane through it"
-        )
-        patch = (
-            f"from a CT series the axial square of {ct.size_mm:g} mm about the finding, {planes}, "
-            f"resampled, {ct.hu_low:g} to {ct.hu_high:g} HU as 0 to 1; of "
-        )
-    fitted = "centre crop" if images.fit == "crop" else "resizing"
-    return (
-        f"{patch}image files by {fitted}, scaled to 0..1; {images.channels} x {images.size} x "
-        f"{images.size} pixels, then (value - {images.mean:g}) / {images.std:g}; all constants public, "
-        f"none fitted"
-    )
-
-
 def initial_model(protocol: StudyProtocol) -> str:
+    """The name, and what it stands for."""
     name = protocol.model.initial_model
-    return f"{word(name)}: {ORIGINS.get(name, 'a file; what it was trained on is not known here')}"
+    origins = {"random": RANDOM, **words_of(protocol).origins}
+    return f"{word(name)}: {word(origins.get(name, FILE))}"
 
 
 def training(protocol: StudyProtocol) -> str:
     """The local work of a round, and what it adds up to."""
-    local = protocol.training
-    turned = "random flips and rotations" if local.flips_and_rotations else "no augmentation"
+    local, view = protocol.training, task_of(protocol).view
     return (
         f"{count(protocol.rounds, 'round')} of {count(local.steps_per_round, 'SGD step')} at each hospital, "
         f"learning rate {local.learning_rate:g}, momentum {local.momentum:g}; a patient is drawn with "
-        f"probability {local.sampling_rate:g}, with up to {local.views_per_patient} images; {turned}"
+        f"probability {local.sampling_rate:g}, with up to {count(local.views_per_patient, view)}; "
+        f"{word(words_of(protocol).augmentation)}"
     )
 
 
@@ -113,50 +91,31 @@ def aggregation(protocol: StudyProtocol) -> str:
     return f"{said}; a round closes with at least {quorum} of {len(protocol.hospitals)} hospitals"
 
 
-def inclusion(protocol: StudyProtocol) -> str:
-    """Which CTs the study is meant for, under the protocol's own names."""
-    if protocol.inclusion is None:
-        return "no inclusion is stated"
-    stated = protocol.inclusion.model_dump(by_alias=True, exclude_none=True, mode="json")
-    said = ", ".join(f"{name} = {value}" for name, value in stated.items())
-    return f"{word(said)}; a hospital is told what is outside, and nobody is excluded by it"
-
-
 def software() -> str:
     """The program and the libraries that compute, with their versions."""
     return ", ".join(f"{name} {version(name)}" for name in ("intramural", "torch", "flwr"))
 
 
-def positive(protocol: StudyProtocol) -> str:
-    return f"“{word(protocol.images.classes[1])}”"
+def words_of(protocol: StudyProtocol) -> Words:
+    """What the study's task alone knows; each is still to be defused."""
+    return task_of(protocol).words(protocol)
 
 
-def task(protocol: StudyProtocol) -> str:
-    """What the model tells apart, on what."""
-    negative = f"“{word(protocol.images.classes[0])}”"
-    return f"tell {positive(protocol)} from {negative} on lung-CT images about a given finding"
-
-
-def metrics(protocol: StudyProtocol) -> tuple[str, ...]:
-    """Which figures are stated, and how their intervals come about."""
-    return (
-        "AUROC, read from the sum of the hospitals' score histograms. Every patient counts once in each "
-        "class. 95 % interval for noise and choice of patients together.",
-        f"Operating point: the highest threshold between two bins with a sensitivity of at least "
-        f"{WANTED_SENSITIVITY:.2f}, chosen on the patients that judge it.",
-        f"Calibration at a prevalence of {100 * protocol.evaluation.prevalence:g} %: Brier score, "
-        f"expected calibration error, share of positives by bin.",
-        "Temperature: a score becomes a probability as sigmoid(logit(score) / temperature).",
-    )
+def purpose(protocol: StudyProtocol) -> str:
+    """What the model tells from what, on what: "to tell ..."."""
+    return word(task_of(protocol).purpose(protocol))
 
 
 def evaluation_data(facts: ReportFacts) -> Iterator[str]:
     """Whose patients judged the model."""
-    images = facts.protocol.images
+    if facts.figure is None:
+        yield "None: nothing is judged in this study, and validation patients take no part in it."
+        return
+    share = 100 * facts.protocol.data.validation_fraction
     yield (
-        f"{100 * images.validation_fraction:g} % of each hospital's patients by a hash of the patient "
-        f"number, or those of the hospital's own list; they are never trained on. They come from the same "
-        f"hospitals as the training patients."
+        f"{share:g} % of each hospital's patients by a hash of the patient number, or those of the "
+        f"hospital's own list; they are never trained on. They come from the same hospitals as the "
+        f"training patients."
     )
     if facts.judging is not None:
         released, held = facts.judging.released, facts.judging.suppressed
@@ -166,7 +125,7 @@ def evaluation_data(facts: ReportFacts) -> Iterator[str]:
         )
         if held:
             yield (
-                f"{named(held)}: fewer patients in a class than the hospital's own policy releases, which "
+                f"{named(held)}: fewer patients in a group than the hospital's own policy releases, which "
                 f"is not zero patients. They are not in the figures."
             )
     yield "How many validation patients there are does not leave a hospital and is not stated here."
@@ -202,45 +161,6 @@ def flagged(facts: ReportFacts, hospital: str) -> Iterator[str]:
         yield f"{WORDS[flag]} ({code(flag)}, round {runs(rounds)})"
 
 
-def figures_of(reading: Reading | None) -> dict[str, str]:
-    """Every figure of a reading by its name, in words where there is none."""
-    names = (
-        "AUROC",
-        "threshold",
-        "sensitivity",
-        "specificity",
-        "Brier score",
-        "calibration error",
-        "temperature",
-    )
-    if reading is None:
-        return dict.fromkeys(names, UNREADABLE)
-    point, quality = reading.operating_point, reading.calibration
-    temperature = reading.temperature
-    error, noise = quality.expected_error, quality.brier_error
-    return dict(
-        zip(
-            names,
-            (
-                interval(reading.auroc.value, reading.auroc.interval),
-                "none between the bins" if point is None else f"{point.threshold:.3g}",
-                "-"
-                if point is None
-                else interval(point.sensitivity.value, point.sensitivity.interval),
-                "-"
-                if point is None
-                else interval(point.specificity.value, point.specificity.interval),
-                f"{quality.brier:.3f}" + (f" ± {noise:.3f}" if noise else ""),
-                "not above the noise" if error is None else f"{error:.3f}",
-                "not known"
-                if temperature is None
-                else interval(temperature.value, temperature.interval),
-            ),
-            strict=True,
-        )
-    )
-
-
 def interval(value: float, bounds: tuple[float, float] | None) -> str:
     """ "0.912 (0.871 to 0.946)"."""
     return f"{value:.3f}" + (f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else "")
@@ -249,10 +169,12 @@ def interval(value: float, bounds: tuple[float, float] | None) -> str:
 def privacy_words(facts: ReportFacts) -> list[str]:
     """The privacy claim in short; where it is whole is said at its end."""
     asked = facts.protocol.privacy
+    validation = (
+        "" if facts.figure is None else f", {asked.validation_epsilon:g} for validation patients"
+    )
     return [
-        f"Unit: the patient, with all images, added or removed, over all rounds. Delta {small(asked.delta)}. "
-        f"Agreed: epsilon {asked.epsilon:g} for training patients, {asked.validation_epsilon:g} for "
-        f"validation patients, each at each hospital.",
+        f"Unit: the patient, with all data, added or removed, over all rounds. Delta {small(asked.delta)}. "
+        f"Agreed: epsilon {asked.epsilon:g} for training patients{validation}, at each hospital.",
         f"Mechanism: DP-SGD at the hospital, clipping norm {asked.max_grad_norm:g}, noise added before "
         f"anything leaves. Each epsilon is the hospital's own statement; nobody outside can check it.",
         "A patient of two hospitals has the sum of both epsilons. Who took part in which round, and how "
@@ -268,11 +190,12 @@ def epsilon_words(value: float) -> str:
 def caveats(facts: ReportFacts) -> Iterator[str]:
     """What the figures do not say, and what to do about it."""
     yield (
-        "How well it does at another hospital, on another scanner or in screening is not known. Judge it "
-        "on patients of your own before anything else."
+        f"How well it does {word(words_of(facts.protocol).elsewhere)} is not known. Judge it on patients "
+        f"of your own before anything else."
     )
-    yield "The labels of the study are taken for the truth."
-    yield "The threshold was chosen on the patients that judge it; on others it will do a little worse."
+    yield "The outcomes of the study, as hospitals have them, are taken for the truth."
+    if facts.figure is not None:
+        yield "What was chosen on the patients that judge it will do a little worse on others."
     if facts.private:
         yield (
             "The noise that protects patients costs accuracy, and makes the figures above as vague as "

@@ -4,10 +4,12 @@ The coordinator proposes; what the hospital permits it writes itself into `site.
 study it approves. So files that the hospital changes are written once and never again.
 """
 
+import json
 from pathlib import Path
 
 from common.files import write_atomic
 from common.protocol import StudyProtocol
+from common.tasks import model_names, releases, task_of
 
 SOCKET = "/run/intramural/vault.sock"
 
@@ -16,7 +18,7 @@ _SITE = """\
 # this file, with an unknown key in it or without one of its limits, nothing is permitted. It holds as
 # it was approved (intramural-client approve), byte for byte. More keys: client/policy.py.
 hospital = "{hospital}"
-data = "/var/lib/intramural/data"      # the images: manifest.csv or one sub-folder for each class
+data = "/var/lib/intramural/data"      # the patients: {files}
 state = "/var/lib/intramural/state"    # the privacy ledger; never put it back to an earlier state
 socket = "{socket}"  # where the vault listens; the same in connection.toml
 # relay-user = "intramural-relay"      # who runs the relay, where it is not the vault's own user
@@ -41,8 +43,8 @@ max-rounds = 200
 max-steps = 10000              # local steps in all rounds together
 max-evaluations = 200          # releases of a score histogram
 smallest-group = 10            # validation patients in each class, or no histogram is released
-models = ["compact-cnn", "resnet18", "resnet18-frozen-affine"]
-metrics = ["score-histogram"]
+models = {models}
+metrics = {metrics}
 # hours = "18:00-06:00"        # when patients may be computed with, this machine's time
 """
 
@@ -77,7 +79,7 @@ All commands are run in this folder.
    openssl x509 -in ca.crt -noout -fingerprint -sha256
    ```
 
-3. Read `site.toml` and set in it where the images and the privacy ledger lie, `max-epsilon`, and the
+3. Read `site.toml` and set in it where the patients' data and the privacy ledger lie, `max-epsilon`, and the
    limits. It is the hospital's file: the coordinator neither reads nor changes it.
 
 4. Begin the privacy ledger, once in the hospital's life. A hospital that has one from an earlier
@@ -135,6 +137,9 @@ def write_package(
         "most": max(privacy.epsilon, privacy.validation_epsilon),
         "socket": SOCKET,
         "address": address,
+        "files": task_of(protocol).files,
+        "models": json.dumps(model_names(protocol)),
+        "metrics": json.dumps(releases(protocol)),
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in (

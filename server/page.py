@@ -11,8 +11,6 @@ from html import escape
 from common.histogram import Estimate, Interval
 from common.page_parts import absent, document
 
-ONE_CLASS = "not defined (one class only)"
-
 # Okabe-Ito vermillion for warnings and bluish green, sky blue for marks; all marks differ in shape.
 STYLE = """
 :root { --ink: #1f2328; --soft: #5b636b; --line: #d7dbdf; --pale: #f6f7f8; --red: #b3261e; }
@@ -94,7 +92,7 @@ def page(title: str, kind: str, lead: str, warnings: str, body: str, footer: str
     return document(escape(title), STYLE, inner)
 
 
-def auroc(value: float | None, interval: Interval | None = None, why: str = ONE_CLASS) -> str:
+def shown(value: float | None, interval: Interval | None = None, why: str = "not defined") -> str:
     """A value in 0..1 with its interval, or in words `why` there is none."""
     if value is None:
         return absent(why)
@@ -105,7 +103,12 @@ def auroc(value: float | None, interval: Interval | None = None, why: str = ONE_
 
 def estimate(found: Estimate | None, why: str) -> str:
     """The same for a figure that carries its interval."""
-    return absent(why) if found is None else auroc(found.value, found.interval)
+    return absent(why) if found is None else shown(found.value, found.interval)
+
+
+def heading(figure: str) -> str:
+    """The name of a figure at the beginning of a sentence: "AUROC", "Concordance index"."""
+    return figure[:1].upper() + figure[1:]
 
 
 def epsilon(value: float) -> str:

@@ -97,8 +97,8 @@ def _suppressed(facts: ReportFacts) -> Iterator[str]:
     when = _when({r.round: {name: ["few"] for name in r.suppressed} for r in facts.heard})
     for (name, _), rounds in when.items():
         yield (
-            f"{escape(name)} released no score histogram in {_rounds(rounds)}: it has fewer patients "
-            "in a class than its own policy releases. That is not zero patients"
+            f"{escape(name)} released no histogram in {_rounds(rounds)}: it has fewer patients in a "
+            "group than its own policy releases. That is not zero patients"
         )
 
 

@@ -27,7 +27,9 @@ class Outcome:
 
     stopped: Stopped
     state: State
-    last: RoundRecord  # evaluation of the final model, or the round that could not be closed
+    # Evaluation of the final model (where nothing is judged, the last closed round), or the round that
+    # could not be closed.
+    last: RoundRecord
 
 
 def run_rounds(asker: Asker, state: State, checkpoints: Checkpoints, observer: Observer) -> Outcome:
@@ -57,6 +59,8 @@ def run_rounds(asker: Asker, state: State, checkpoints: Checkpoints, observer: O
         )
         checkpoints.save(state)
         observer.round_closed(record)
+    if not protocol.evaluates(protocol.rounds + 1):
+        return Outcome("finished", state, state.records[-1])
     final = EvaluateRequest(protocol=text, round=protocol.rounds + 1, arrays=state.result)
     _, record = asker.close_round(final, state.records)
     observer.round_closed(record)

@@ -5,8 +5,10 @@ accountant, scope, releases, noise source, what is public by assumption, what is
 """
 
 from collections.abc import Sequence
+from html import escape
 
 from common.page_parts import absent, count, table
+from common.tasks import task_of
 from server.facts import ReportFacts
 from server.page import epsilon, listed, sigma, small, span
 
@@ -52,19 +54,24 @@ def privacy(facts: ReportFacts) -> str:
 
 def limits(facts: ReportFacts) -> str:
     """What the figures may not be used for."""
-    items = [
-        "For research use. This is not a medical device; no diagnosis may rest on the model.",
-        "Intervals cover the choice of patients, those of released figures the noise as well. They "
-        "do not cover the choice of hospitals, the randomness of training, nor how the labels were "
-        "made.",
-        "Validation patients come from the same hospitals as the training patients. Performance "
-        "elsewhere, on other scanners or in screening, is not known.",
-        "A hospital with few validation patients has a wide interval; differences between such "
-        "hospitals mean little.",
-    ]
+    items = ["For research use. This is not a medical device; no diagnosis may rest on the model."]
+    if facts.figure is not None:
+        items += _of_figures(facts)
     if facts.rehearsal:
         items.append("A rehearsal shows that the study works; it is no evidence about hospitals.")
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _of_figures(facts: ReportFacts) -> list[str]:
+    return [
+        "Intervals cover the choice of patients, those of released figures the noise as well. They "
+        "do not cover the choice of hospitals, the randomness of training, nor how the labels were "
+        "made.",
+        f"Validation patients come from the same hospitals as the training patients. How well the model "
+        f"does {escape(task_of(facts.protocol).words(facts.protocol).elsewhere)} is not known.",
+        "A hospital with few validation patients has a wide interval; differences between such "
+        "hospitals mean little.",
+    ]
 
 
 def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
@@ -72,7 +79,6 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
     steps = len(facts.rounds) * training.steps_per_round
     void = " <strong>(void: seeded noise)</strong>" if facts.noise_seeded else ""
     guarantee = _spent([h.epsilon for h in facts.hospitals], asked.delta, void)
-    validation = _spent([h.validation_epsilon for h in facts.hospitals], asked.delta, void)
     noise = (
         "a known seed (test mode): no privacy"
         if facts.noise_seeded
@@ -81,7 +87,7 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
     if not facts.rehearsal:
         noise += ", by the hospital's own settings; the coordinator cannot check it"
     return [
-        ("Unit", "the patient: all images of a patient, in all rounds together"),
+        ("Unit", "the patient: all data of a patient, in all rounds together"),
         ("Neighbouring relation", "one patient added or removed"),
         (
             "Mechanism",
@@ -91,11 +97,7 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
             f"{asked.max_grad_norm:g}, at most T = {steps} steps in {len(facts.rounds)} rounds",
         ),
         ("Guarantee, training", f"{guarantee} (agreed limit ε = {asked.epsilon:g})"),
-        (
-            "Guarantee, validation",
-            f"{validation} (agreed limit ε = {asked.validation_epsilon:g}), an account of its own: "
-            f"these patients are never trained on. Released are {_histograms(facts)}",
-        ),
+        *(() if facts.figure is None else [_validation(facts, void)]),
         ("Accountants", _accountants(facts)),
         ("Noise source", noise),
         (
@@ -108,6 +110,16 @@ def _claims(facts: ReportFacts) -> list[tuple[str, str]]:
             "this study. Other studies on the same patients add to it, in each hospital's ledger",
         ),
     ]
+
+
+def _validation(facts: ReportFacts, void: str) -> tuple[str, str]:
+    asked = facts.protocol.privacy
+    spent = _spent([h.validation_epsilon for h in facts.hospitals], asked.delta, void)
+    return (
+        "Guarantee, validation",
+        f"{spent} (agreed limit ε = {asked.validation_epsilon:g}), an account of its own: these patients "
+        f"are never trained on. Released are {_histograms(facts)}",
+    )
 
 
 def _spent(epsilons: Sequence[float | None], delta: float, void: str) -> str:
@@ -124,7 +136,7 @@ def _histograms(facts: ReportFacts) -> str:
     every = protocol.evaluation.every
     when = "every model" if every == 1 else f"the initial model, every {every}th model after it"
     planned = (
-        f"noised score histograms of {when} and the final one, "
+        f"noised histograms of {when} and the final one, "
         f"{count(protocol.evaluations, 'histogram')} in a whole study"
     )
     made = [h.histograms for h in facts.hospitals if h.histograms is not None]
@@ -132,9 +144,10 @@ def _histograms(facts: ReportFacts) -> str:
     noise = [h.validation_noise for h in facts.hospitals if h.validation_noise is not None]
     if not noise:
         return planned + done
+    by_hospital = span(noise, sigma, ", by hospital,")
     return (
-        f"{planned}{done}. A patient counts once in each class and moves one by at most 1 in all (L2); "
-        f"its noise has σ = {span(noise, sigma, ', by hospital,')} in each cell"
+        f"{planned}{done}. A patient moves one by at most 1 in all (L2); its noise has σ = {by_hospital} "
+        f"in each cell"
     )
 
 
@@ -164,9 +177,8 @@ def _not_covered(facts: ReportFacts) -> list[str]:
         )
     if facts.pooled is not None:
         items.append(
-            "<strong>The exact figures in this report</strong> (pooled and per-hospital AUROC, "
-            "intervals, ROC curve, calibration, numbers of validation patients, local-only models). "
-            "They are the rehearser's own and would not leave a hospital: in a deployment only "
-            "noised score histograms do."
+            "<strong>The exact figures in this report</strong> (of all patients and by hospital, with "
+            "intervals, curves, numbers of validation patients and local-only models). They are the "
+            "rehearser's own and would not leave a hospital: in a deployment only noised histograms do."
         )
     return items

@@ -17,9 +17,11 @@ from typing import Any
 
 from common import outbound
 from common.model_card import MODEL_CARD
+from common.tasks import task_of
 from server.checklist import CHECKLIST
 from server.facts import ReportFacts, RoundFacts
 from server.model_card_text import MODEL_CARD_TEXT
+from server.sections import part_of
 
 STORE = "mlflow"
 ARTIFACTS = ("report.html", "protocol.toml", MODEL_CARD, MODEL_CARD_TEXT, CHECKLIST)
@@ -75,21 +77,19 @@ def _settings(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def _figures(facts: ReportFacts) -> Iterator[tuple[int, str, float]]:
     """Step (the round), name and value of every figure; what is not known is left out."""
+    judge = task_of(facts.protocol).judge
     for r in facts.rounds:
         yield from ((r.round, name, value) for name, value in _of_round(r))
-        if facts.rehearsal and r.pooled_auroc is not None:
-            yield r.round, "pooled/auroc", r.pooled_auroc  # exact
+        if judge is not None:
+            yield from ((r.round, name, value) for name, value in _judged(r, judge.key, facts))
     last = len(facts.rounds)
     for hospital in facts.hospitals:
         if hospital.epsilon is not None and math.isfinite(hospital.epsilon):
             yield last, f"epsilon/{hospital.name}", hospital.epsilon
-    reading = facts.released
-    if reading is not None and facts.judged_after is not None:
-        yield facts.judged_after, "released/brier", reading.calibration.brier
-        if reading.operating_point is not None:
-            for name in ("sensitivity", "specificity"):
-                value = getattr(reading.operating_point, name).value
-                yield facts.judged_after, f"released/{name}", value
+    if facts.released is not None and facts.judged_after is not None:
+        for name, value in part_of(facts.protocol).numbers(facts.released).items():
+            if isinstance(value, float) and math.isfinite(value):
+                yield facts.judged_after, f"released/{name.replace('_', '-')}", value
 
 
 def _of_round(r: RoundFacts) -> Iterator[tuple[str, float]]:
@@ -97,7 +97,14 @@ def _of_round(r: RoundFacts) -> Iterator[tuple[str, float]]:
     yield "round/answered", len(r.answered)
     yield "round/refused", len(r.refused)
     yield "round/missing", len(r.missing)
-    if r.released_auroc is not None:
-        yield "released/auroc", r.released_auroc.value
-        yield "released/auroc-low", r.released_auroc.interval[0]
-        yield "released/auroc-high", r.released_auroc.interval[1]
+
+
+def _judged(r: RoundFacts, key: str, facts: ReportFacts) -> Iterator[tuple[str, float]]:
+    """The discrimination, called `key`, of the model that came out of a round."""
+    if facts.rehearsal and r.discrimination is not None:
+        yield f"pooled/{key}", r.discrimination  # exact
+    if (found := r.released_discrimination) is not None:
+        low, high = found.interval
+        yield f"released/{key}", found.value
+        yield f"released/{key}-low", low
+        yield f"released/{key}-high", high

@@ -39,9 +39,15 @@ def simulate(
         Path | None,
         typer.Option(help="Study protocol to rehearse.", show_default="a shipped example"),
     ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(help="A shipped example in its place: heart, breast-survival, vital-signs ..."),
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with one sub-folder a hospital; without it, phantoms are made."),
+        typer.Option(
+            help="Folder with one sub-folder a hospital; without it, synthetic patients are made."
+        ),
     ] = None,
     patient_id_pattern: Annotated[
         str | None,
@@ -105,10 +111,14 @@ def simulate(
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
     run_name = name or time.strftime("%Y%m%d-%H%M%S")
     try:
-        from simulation.prepare import Options, prepare  # torch takes seconds: not before --help
+        from simulation.prepare import (  # torch takes seconds: not before --help
+            Options,
+            prepare,
+            protocol_of,
+        )
 
         options = Options(
-            protocol=protocol,
+            protocol=protocol_of(protocol, example),
             data=data,
             patient_id_pattern=patient_id_pattern,
             hospitals=hospitals,

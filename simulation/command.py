@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from client.privacy.budget import protocol_noise
-from common.metrics import Scores
 from common.protocol import StudyProtocol
+from common.tasks import task_of
 from simulation.disturbance import too_much
 from simulation.live import LiveTable, Silent
 from simulation.prepare import Options
@@ -35,8 +35,9 @@ def carry_out(
     with LiveTable(rehearsal, console) as table:
         outcome = rehearsal.carry_out(table, resume=options.resume, progress=table.preparing)
     local_only: dict[str, LocalOnly] = {}
-    pooled: dict[str, Scores] = {}
-    if options.baselines and outcome.stopped == "finished":
+    pooled: dict[str, Any] = {}
+    judged = task_of(protocol).judge is not None
+    if options.baselines and judged and outcome.stopped == "finished":
         local_only = train_alone(rehearsal, console)
         console.print("pooled: training on all patients in one place ...", highlight=False)
         pooled = rehearsal.scores_of(rehearsal.pooled(Silent()))

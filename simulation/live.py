@@ -10,7 +10,7 @@ from rich.text import Text
 
 from client.ledger import Spend
 from client.privacy.accounting import epsilon_of
-from common.metrics import Scores, auroc
+from common.tasks import task_of
 from server.checkpoint import RoundRecord
 from server.flags import WORDS, rounds_flagged
 from server.page import runs
@@ -32,9 +32,9 @@ class Silent:
 
 
 class LiveTable:
-    """Round, AUROC, state and epsilon of each hospital, time left. Use as a context manager.
+    """Round, state, epsilon and the judge's figure of each hospital, time left. Use as a context manager.
 
-    Epsilon and AUROC are worked out in a thread beside the run, so that the run does not wait.
+    Figures and epsilon are worked out in a thread beside the run, so that the run does not wait.
     """
 
     def __init__(self, rehearsal: Rehearsal, console: Console) -> None:
@@ -46,7 +46,8 @@ class LiveTable:
         self._records: list[RoundRecord] = []
         self._started = time.monotonic()
         self._state = dict.fromkeys(rehearsal.protocol.hospital_names, "waiting")
-        self._auroc: dict[str, float | None] = {}
+        self._judge = task_of(rehearsal.protocol).judge
+        self._own: dict[str, float | None] = {}
         self._pooled: float | None = None
         self._evaluated = 0
         self._epsilon: dict[str, float] = {}
@@ -96,10 +97,11 @@ class LiveTable:
         self._looks.append(self._beside.submit(self._look, record, spends, line))
 
     def _look(self, record: RoundRecord, spends: dict[str, list[Spend]], line: str) -> None:
-        if self._rehearsal.protocol.evaluates(record.round):
+        judge = self._judge
+        if judge is not None and self._rehearsal.protocol.evaluates(record.round):
             scores = self._rehearsal.scores(record.round - 1)
-            self._auroc = {name: auroc(s) for name, s in scores.items()}
-            self._pooled = auroc(Scores.concatenate(list(scores.values())))
+            self._own = {name: judge.discrimination(s) for name, s in scores.items()}
+            self._pooled = judge.discrimination(judge.concatenate(list(scores.values())))
             self._evaluated = record.round - 1
         delta = self._rehearsal.protocol.privacy.delta
         self._epsilon = {name: epsilon_of(s, delta).value for name, s in spends.items()}
@@ -115,11 +117,14 @@ class LiveTable:
         return f"round {self._round}/{self._rounds}"
 
     def _headline(self) -> str:
-        line = f"pooled AUROC {shown(self._pooled)} after {self._evaluated} rounds"
+        said = []
+        if self._judge is not None:
+            figure = f"pooled {self._judge.figure} {shown(self._pooled)}"
+            said.append(f"{figure} after {self._evaluated} rounds")
         if self._epsilon and self._rehearsal.protocol.privacy.mechanism != "none":
             delta = self._rehearsal.protocol.privacy.delta
-            line += f"; epsilon {max(self._epsilon.values()):.2f} at delta {delta:g} spent"
-        return line
+            said.append(f"epsilon {max(self._epsilon.values()):.2f} at delta {delta:g} spent")
+        return "; ".join(said) or "nothing is judged"
 
     def _time_left(self) -> str:
         if not self._records:
@@ -134,7 +139,8 @@ class LiveTable:
 
     def _table(self) -> Group:
         table = Table(show_edge=False, pad_edge=False)
-        for column in ("hospital", "patients", "state", "AUROC", "epsilon"):
+        figure = [] if self._judge is None else [self._judge.figure]
+        for column in ("hospital", "patients", "state", *figure, "epsilon"):
             table.add_column(column, justify="left" if column in ("hospital", "state") else "right")
         for hospital in self._rehearsal.protocol.hospitals:
             name = hospital.name
@@ -142,7 +148,7 @@ class LiveTable:
                 name,
                 str(hospital.nominal_patients),
                 self._state[name],
-                shown(self._auroc.get(name)),
+                *(shown(self._own.get(name)) for _ in figure),
                 shown(self._epsilon.get(name), 2),
             )
         headline = Text(f"{self._headline()}; {self._time_left()}")

@@ -22,10 +22,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from client.data import count_patients
 from client.ledger import Spend
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise
+from client.readers import reader_of
 from common.histogram import auroc_noise_error
 from common.metrics import Scores, auroc
 from common.protocol import Hospital, StudyProtocol, load_protocol
@@ -138,10 +138,13 @@ def plan_of(protocol: StudyProtocol, found: dict[str, int] | None = None) -> Pla
     )
 
 
-def _released_error(protocol: StudyProtocol, sigma: float) -> float:
-    fraction = protocol.images.validation_fraction
+def _released_error(protocol: StudyProtocol, sigma: float) -> float | None:
+    """None where nothing is judged, or by nobody."""
+    fraction = protocol.data.validation_fraction
     training = sum(hospital.nominal_patients for hospital in protocol.hospitals)
     judges = training * fraction / (1 - fraction)
+    if not judges or not protocol.evaluations:
+        return None
     return auroc_noise_error(judges / 2, judges, sigma * sqrt(len(protocol.hospitals)))
 
 
@@ -179,7 +182,7 @@ def _hospital(
             f"delta {protocol.privacy.delta:g} is more than a hundredth of 1 / {n}: the promise may "
             f"fail outright for one of its patients with a chance of {protocol.privacy.delta * n:.1%}"
         )
-    fraction = protocol.images.validation_fraction
+    fraction = protocol.data.validation_fraction
     judges = n * fraction / (1 - fraction)
     if judges < 10:
         remarks.append(
@@ -248,7 +251,9 @@ def planned(
         return protocol, plan_of(protocol)
     protocol, folders = from_folder(protocol, data, patient_id_pattern)
     found = {
-        name: count_patients(folder, protocol.images, patient_id_pattern)[0]
+        name: reader_of(protocol.task).count_patients(
+            protocol, folder, patient_id_pattern=patient_id_pattern
+        )[0]
         for name, folder in folders.items()
     }
     return protocol, plan_of(protocol, found)
@@ -276,10 +281,11 @@ def print_plan(console: Console, plan: Plan) -> None:
             f"one patient's largest influence is {plan.patient_signal_to_noise:.2f} times the noise "
             f"(q sqrt(steps) / sigma), that of all patients of a hospital who agree is in the table"
         )
-        say(
-            f"noise alone gives the released AUROC a standard error of about "
-            f"{plan.released_auroc_error:.2f}, where half of the validation patients are positive"
-        )
+        if plan.released_auroc_error is not None:
+            say(
+                f"noise alone gives the released AUROC a standard error of about "
+                f"{plan.released_auroc_error:.2f}, where half of the validation patients are positive"
+            )
         say(
             f"the noise moves the model by {plan.disturbance:.1f} in all; up to "
             f"{MOST_DISTURBANCE:g} did no harm to the shipped model"

@@ -44,6 +44,18 @@ class Options:
     noise_seed: int | None
 
 
+def protocol_of(protocol: Path | None, example: str | None) -> Path | None:
+    """The protocol's file, given as such or as the name of a shipped example; RunError for neither's."""
+    if example is None:
+        return protocol
+    if protocol is not None:
+        raise RunError("--example names a protocol already; leave out --protocol, or --example")
+    known = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
+    if example not in known:
+        raise RunError(f"--example is '{example}' but must be one of {', '.join(known)}")
+    return EXAMPLES / f"{example}.toml"
+
+
 def prepare(options: Options, console: Console) -> tuple[StudyProtocol, dict[str, Path]]:
     """The study, and each hospital's `site.toml` by name; data, policies and ledgers are in place.
 
@@ -78,7 +90,7 @@ def new_run(options: Options, console: Console) -> tuple[StudyProtocol, dict[str
     else:
         patients = sum(hospital.nominal_patients for hospital in protocol.hospitals)
         console.print(
-            f"making phantom lung CT: {len(protocol.hospitals)} hospitals, {patients} patients",
+            f"making synthetic patients: {len(protocol.hospitals)} hospitals, {patients} to train on",
             highlight=False,
         )
         data = from_phantoms(protocol, hospitals, PHANTOM_SEED)

@@ -4,19 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from client.data import PATCHES, Cohort, open_cohort
+from client.data import Cohort, Patients
 from client.evidence import kept_scores
 from client.ledger import Ledger, Spend
 from client.policy import SitePolicy, load_policy
+from client.readers import open_cohort
 from client.statement import Statement, statement_of
 from client.training import Execution, evaluate, load_model
 from client.vault import Vault
 from common.arrays import Arrays
 from common.errors import DataError, RunError
-from common.metrics import Scores
 from common.model_spec import model_spec
 from common.protocol import StudyProtocol
+from common.tasks import judge_of
 from common.weights import load_weights
 from server.app import FINAL_MODEL, Run
 from server.asking import Observer
@@ -63,12 +65,12 @@ class Rehearsal:
     def policies(self) -> dict[str, SitePolicy]:
         return {name: load_policy(path) for name, path in self.sites.items()}
 
-    def scores(self, after_round: int) -> dict[str, Scores]:
+    def scores(self, after_round: int) -> dict[str, Any]:
         """Exact validation scores of the model after `after_round` rounds, where a hospital has them."""
-        found = {}
+        judge, found = judge_of(self.protocol), {}
         for name, policy in self.policies().items():
             try:
-                found[name] = kept_scores(policy.state, self.protocol.digest, after_round)
+                found[name] = kept_scores(policy.state, self.protocol.digest, after_round, judge)
             except DataError:
                 continue  # it was absent in that round
         return found
@@ -89,23 +91,18 @@ class Rehearsal:
                 statements.append(statement_of(ledger, name, self.protocol.digest))
         return statements
 
-    def scores_of(self, arrays: Arrays) -> dict[str, Scores]:
+    def scores_of(self, arrays: Arrays) -> dict[str, Any]:
         """Exact scores of any model of this study on every hospital's validation patients."""
         found = {}
         for name, policy in self.policies().items():
             device = Execution.of(policy).device
             model = load_model(self.protocol, arrays, device)
             patients = self._cohort(policy).validation
-            found[name] = evaluate(model, patients, self.protocol.evaluation, device)
+            found[name] = evaluate(model, patients, self.protocol, device)
         return found
 
-    def _cohort(self, policy: SitePolicy) -> Cohort:
-        return open_cohort(
-            policy.data,
-            self.protocol.images,
-            policy.patient_id_pattern,
-            cache=policy.state / PATCHES,
-        )
+    def _cohort(self, policy: SitePolicy) -> Cohort[Patients]:
+        return open_cohort(self.protocol, policy, state=policy.state)
 
     def alone(self, hospital: str, observer: Observer) -> Arrays:
         """The model that `hospital` reaches without the others: same start, steps and guarantee.

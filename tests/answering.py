@@ -17,6 +17,7 @@ from flwr.supercore.run import Run as FlowerRun
 from common import messages, records
 from common.arrays import Arrays, Spec
 from common.errors import BudgetError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
@@ -168,7 +169,7 @@ class Watcher:
 
 def histogram(name: str, server_round: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rng = np.random.default_rng([NODES[name], server_round, 1])
-    cells = rng.normal(3, 2, size=(2, messages.HISTOGRAM_BINS)).astype(np.float32)
+    cells = rng.normal(3, 2, size=(2, HISTOGRAM_BINS)).astype(np.float32)
     low, high = cells.tolist()
     return tuple(low), tuple(high)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common import outbound
-from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import NoduleStudy
+from tests.studies import nodule_study
 
 outbound.switch_off()
 
@@ -57,17 +58,15 @@ def luna() -> Path:
 
 
 @pytest.fixture
-def small_study() -> Callable[..., StudyProtocol]:
+def small_study() -> Callable[..., NoduleStudy]:
     """A study that trains in seconds: `small_study(north=12, west=5, mechanism="none")`."""
 
-    def make(mechanism: str = "dp-sgd", quorum: int | None = None, **cohorts: int) -> StudyProtocol:
+    def make(mechanism: str = "dp-sgd", quorum: int | None = None, **cohorts: int) -> NoduleStudy:
         cohorts = cohorts or {"north": 10, "west": 4}
         rows = ", ".join(
             f'{{ name = "{name}", nominal-patients = {count} }}' for name, count in cohorts.items()
         )
         needed = len(cohorts) if quorum is None else quorum
-        return parse_protocol(
-            SMALL_STUDY.format(mechanism=mechanism, quorum=needed, hospitals=rows)
-        )
+        return nodule_study(SMALL_STUDY.format(mechanism=mechanism, quorum=needed, hospitals=rows))
 
     return make

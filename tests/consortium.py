@@ -23,9 +23,10 @@ from typing import Any
 import tomli_w
 
 from client.ledger import Ledger
-from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import from_phantoms
 from tests.hospital import LIMITS
+from tests.studies import nodule_study
 
 BIN = Path(sys.executable).parent
 SEED = 11  # of the noise, where a test compares models bit for bit
@@ -42,19 +43,19 @@ def command(program: str, *words: str | Path) -> list[str]:
     return [str(BIN / program), *map(str, words)]
 
 
-def deployable(study: StudyProtocol, **participation: Any) -> StudyProtocol:
+def deployable(study: NoduleStudy, **participation: Any) -> NoduleStudy:
     """`study` with a coordinator on a free port of loopback, impatient enough for a test."""
     fields = study.model_dump(by_alias=True, exclude_none=True, mode="json")
     fields["coordinator"] = {"names": ["127.0.0.1", "localhost"], "port": free_port()}
     patience = {"deadline-seconds": 240.0, "retry-seconds": 30.0, "grace-seconds": 5.0}
     fields["participation"] |= patience | participation
-    return parse_protocol(tomli_w.dumps(fields))
+    return nodule_study(tomli_w.dumps(fields))
 
 
 class Consortium:
     """Provisioned on construction; `start` and the rest act on the real processes."""
 
-    def __init__(self, study: StudyProtocol, *, noise_seed: int | None = SEED) -> None:
+    def __init__(self, study: NoduleStudy, *, noise_seed: int | None = SEED) -> None:
         self.study = study
         self.prefix: list[str] = []  # before every command
         # Unix sockets have short names: pytest's own folders are too deep.

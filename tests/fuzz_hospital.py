@@ -21,17 +21,21 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from client.chain import Entry
-from client.data import SetAside, open_cohort
+from client.data import SetAside
 from client.data.findings import FINDINGS
+from client.data.image_folder import open_cohort
 from client.data.pixels import read_pixels
 from client.egress_log import EgressLog
 from client.evidence import kept_scores, scores_file
 from client.ledger import Ledger, Spend
+from client.policy import SitePolicy
 from client.verification import verify
 from common import messages
 from common.errors import DataError, InternalError, IntramuralError
+from common.judging.binary import Binary
 from common.messages import EvaluateRequest, HelloRequest, Refusal, TrainRequest
-from common.protocol import Images, parse_protocol
+from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import Images
 from tests.fuzz_mutators import WORDS, bent_frame, bent_image, flipped, images
 from tests.fuzz_targets import DIGEST, STUDY, Case, Outcome, opens, refused
 from tests.hospital import approved, policy_of
@@ -209,7 +213,7 @@ def _books(folder: Path) -> Case:
             path.write_bytes(flipped(path.read_bytes(), chosen))
 
         def look() -> None:
-            kept_scores(state, DIGEST, 1)
+            kept_scores(state, DIGEST, 1, Binary())
             assert verify(folder / "site.toml").ledger_head == head
 
         return refused(look), kind > 0
@@ -260,8 +264,8 @@ def _vault(folder: Path) -> Case:
     asked: list[Path] = []
     touched: list[str] = []
 
-    def data_step(data: Path, *_: object, **__: object) -> NoReturn:
-        asked.append(data)
+    def data_step(_: StudyProtocol, policy: SitePolicy, **__: object) -> NoReturn:
+        asked.append(policy.data)
         raise DataError("the fuzz test ends here")
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:

@@ -27,6 +27,7 @@ from client.policy import SitePolicy, load_policy
 from common import documents, messages, protocol
 from common.arrays import Arrays
 from common.errors import InternalError, IntramuralError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
     EvaluateRequest,
     HelloReply,
@@ -73,7 +74,7 @@ def refused(call: Callable[[], object]) -> str:
 
 def _frames() -> list[bytes]:
     """One frame of almost every kind."""
-    row = tuple(float(n) for n in range(messages.HISTOGRAM_BINS))
+    row = tuple(float(n) for n in range(HISTOGRAM_BINS))
     hashes = {"study": DIGEST, "request": "a" * 64, "ledger_head": "b" * 64, "policy": "c" * 64}
     answer = hashes | {
         "round": 1,

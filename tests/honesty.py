@@ -17,12 +17,12 @@ from scipy import stats
 from torch import Tensor, nn
 
 from client import evidence, training
-from client.data import Patients
+from client.data import ImagePatients
 from client.ledger import Spend
 from client.policy import SitePolicy
 from client.privacy import accounting, budget, engine, randomness
 from common.histogram import score_histogram
-from common.messages import HISTOGRAM_BINS
+from common.judging.binary import HISTOGRAM_BINS
 from common.metrics import Scores
 from common.model_spec import model_of
 from common.protocol import StudyProtocol, parse_protocol
@@ -68,11 +68,11 @@ def accepts_only(values: NDArray[np.float64], sigma: float) -> None:
     assert not variance_is(values, sigma * 3 / 2)
 
 
-def equal_patients(count: int) -> Patients:
+def equal_patients(count: int) -> ImagePatients:
     """`count` patients with the same two images, so loud that every gradient is clipped."""
     generator = np.random.default_rng(1)
     pixels = generator.integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
-    return Patients(
+    return ImagePatients(
         pixels=np.concatenate([pixels] * count),
         labels=np.zeros(2 * count, np.int64),
         offsets=np.arange(0, 2 * count + 1, 2),
@@ -82,7 +82,7 @@ def equal_patients(count: int) -> Patients:
 
 
 def released(
-    patients: Patients, noise: float, steps: int = 1, rate: float = RATE, stream: str = ""
+    patients: ImagePatients, noise: float, steps: int = 1, rate: float = RATE, stream: str = ""
 ) -> NDArray[np.float64]:
     """What `steps` steps of training add to the weights, times the public denominator."""
     protocol = study(rate)
@@ -157,13 +157,13 @@ def rate_and_denominator_are_public() -> None:
     assert abs(drawn - RATE * cohort) < 5 * math.sqrt(cohort * RATE * (1 - RATE))
 
 
-class _WithABrokenPatient(Patients):
+class _WithABrokenPatient(ImagePatients):
     """The last patient's images are not finite, as after a fault in a file or in a crafted model."""
 
     __slots__ = ()
 
     def views(self, indices: NDArray[np.int64]) -> Tensor:
-        images = Patients.views(self, indices)
+        images = ImagePatients.views(self, indices)
         images[torch.from_numpy(indices >= self.of(len(self) - 1).start)] = math.nan
         return images
 
@@ -213,9 +213,7 @@ def a_histogram_is_noised_before_it_leaves() -> None:
     exact = np.asarray(score_histogram(scores, HISTOGRAM_BINS))
     stream = randomness.RandomStream.for_tests(SEED, "histogram")
     spend = Spend(3.0, 1.0, 1)
-    noise = [
-        np.asarray(evidence.noised_histogram(scores, spend, stream)) - exact for _ in range(200)
-    ]
+    noise = [np.asarray(evidence.noised(exact, spend, stream)) - exact for _ in range(200)]
     accepts_only(np.stack(noise), 3.0)
 
 

@@ -19,13 +19,14 @@ from client.pack.dossier import Dossier
 from client.pack.quorum import Quorum
 from client.policy import load_policy
 from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 
 
-def two_rounds(office: Any, study: StudyProtocol) -> StudyProtocol:
+def two_rounds(office: Any, study: NoduleStudy) -> NoduleStudy:
     """`study`, of which the office has answered two rounds and approved the text."""
     office.answer(study, rounds=2, approved_studies=(study.digest,))
     approve(office.site, study)

@@ -207,6 +207,7 @@ def test_the_gate_can_be_read_in_one_sitting(repository: Path) -> None:
         "client", "client.policy", "client.ledger", "client.ledger_file", "client.chain",
         "client.egress", "client.egress_log",
         "common", "common.arrays", "common.documents", "common.errors", "common.files",
+        "common.tasks",
     }  # fmt: skip
     others = {"torch", "torchvision", "opacus", "flwr", "sklearn", "scipy", "PIL", "ssl", "http"}
     assert others.isdisjoint(everything)

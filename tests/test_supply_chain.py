@@ -25,7 +25,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from flwr.app import Array, ArrayRecord
 from packaging.utils import canonicalize_name
 
+from client.canary.planted import planted_of
 from client.evidence import kept_scores, scores_file
+from client.readers import reader_of
 from common.arrays import Arrays
 from common.errors import (
     CheckpointError,
@@ -36,9 +38,11 @@ from common.errors import (
     RunError,
 )
 from common.files import sha256
+from common.judging.binary import Binary
 from common.messages import MAGIC, TrainRequest, decode, encode
 from common.protocol import StudyProtocol, parse_protocol
 from common.records import plain_arrays
+from common.tasks import task_named
 from common.weights import load_weights
 from deploy import sbom, wheelhouse
 from server.checkpoint import Checkpoints, State
@@ -86,6 +90,26 @@ ALLOWED = {
         "subprocess",
     ): "tries whether the relay's user could open the patients' files",
     ("common/supervisor.py", "subprocess"): "starts vault and relay and keeps them alive",
+    (
+        "client/canary/planted/__init__.py",
+        "importlib.import_module",
+    ): "opens the module of a task that `common.tasks` found in its own folder",
+    (
+        "client/looks/__init__.py",
+        "importlib.import_module",
+    ): "opens the module that is named after the one in which the study's judge is written",
+}
+
+# What the ClientApp too may do, since a study's task picks a module; `closure` has all that it may pick.
+BY_TASK = {
+    (
+        "common/tasks/__init__.py",
+        "importlib.import_module",
+    ): "opens a module that it found in its own folder",
+    (
+        "client/readers/__init__.py",
+        "importlib.import_module",
+    ): "opens the module of a task that `common.tasks` found in its own folder",
 }
 
 
@@ -102,7 +126,8 @@ def module_files(root: Path) -> dict[str, Path]:
 def closure(root: Path, entries: Iterable[str]) -> dict[str, Path]:
     """The modules of ours that run when `entries` do: by imports, wherever in a file they stand.
 
-    Also by a text that is a module's name, since `python -m NAME` is how processes are started.
+    Also by a text that is a module's name, since `python -m NAME` is how processes are started, and by
+    one that begins modules' names up to a dot, since f"PACKAGE.{task}" picks any of them.
     """
     files = module_files(root)
     found: dict[str, Path] = {}
@@ -117,6 +142,7 @@ def closure(root: Path, entries: Iterable[str]) -> dict[str, Path]:
             if isinstance(node, ast.Constant) and "." in (text := str(node.value)):
                 started = (text, f"{text}.__main__")
                 waiting += [way for way in started if way in files]
+                waiting += [way for way in files if text.endswith(".") and way.startswith(text)]
             for other in imported(node, package):
                 parts = other.split(".")
                 ways = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
@@ -246,14 +272,29 @@ def forbidden_in(file: Path) -> set[str]:
 def test_the_client_app_and_all_below_it_run_no_code_from_data_and_no_program() -> None:
     inside = closure(REPOSITORY, CLIENT_APP)
     assert {"common.messages", "common.records", "client.ledger", "client.training"} <= set(inside)
-    assert findings(REPOSITORY, CLIENT_APP) == set()
+    assert {"common.tasks.nodule_classification", "client.data.image_folder"} <= set(inside)
+    assert findings(REPOSITORY, CLIENT_APP) == set(BY_TASK)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os", "task", "nodule-classification.study", "../tasks/risk", "common.tasks.risk", "", 3],
+)
+def test_a_protocol_names_a_task_and_no_other_module(name: object) -> None:
+    before = set(sys.modules)
+    with pytest.raises(ProtocolError, match="must be one of"):
+        task_named(name)
+    for picked in (reader_of, planted_of):
+        with pytest.raises(KeyError):
+            picked(str(name))
+    assert set(sys.modules) == before
 
 
 def test_what_else_a_hospital_runs_does_so_where_it_is_allowed_and_nowhere_else() -> None:
     inside = closure(REPOSITORY, HOSPITAL)
     assert {"client.walls", "common.supervisor", "common.executor", "client.check"} <= set(inside)
     assert not {name for name in inside if name.split(".")[0] in ("server", "simulation")}
-    assert findings(REPOSITORY, HOSPITAL) == set(ALLOWED)
+    assert findings(REPOSITORY, HOSPITAL) == {*ALLOWED, *BY_TASK}
 
 
 @pytest.mark.slow
@@ -472,7 +513,7 @@ def test_evil_scores_at_a_hospital_are_refused(evil: bytes, tmp_path: Path) -> N
     path.parent.mkdir(parents=True)
     path.write_bytes(evil)
     with pytest.raises(DataError):
-        kept_scores(tmp_path, "a" * 64, 1)
+        kept_scores(tmp_path, "a" * 64, 1, Binary())
 
 
 def test_an_evil_frame_is_refused(evil: bytes) -> None:

@@ -1,6 +1,6 @@
 """The planted hospital's relay and vault in one process that is set up as the vault's, under each fault.
 
-`python -m client.canary FOLDER`, by client/canary/battery.py, which has the output of this process,
+`python -m client.canary FOLDER TASK...`, by client/canary/battery.py, which has the output of this process,
 whoever writes it, in `FOLDER/said`. One line of JSON for each fault goes to `FOLDER/rows`.
 """
 
@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -22,10 +21,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import make_app
 from client.canary.battery import ELSEWHERE, ROWS, SAID, Row
-from client.canary.faults import BATTERY
-from client.canary.hospital import Hospital, Layout, requests
+from client.canary.faults import battery_of
+from client.canary.hospital import Hospital, requests
 from client.canary.injecting import Fault, Reached
 from client.canary.names import found_in
+from client.canary.planted import planted_of
 from client.redaction import install, withhold_prints
 from client.vault import Vault
 from common import outbound, records
@@ -36,8 +36,8 @@ from common.supervisor import end_with_parent
 CONTEXT = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
 
 
-def main(folder: Path) -> None:
-    """Try every fault at a hospital in `folder`."""
+def main(folder: Path, tasks: list[str]) -> None:
+    """Try every fault at a hospital in `folder` that takes part in a study of each of `tasks`."""
     end_with_parent(parent=os.getppid())
     outbound.switch_off()
     install(logging.DEBUG)
@@ -45,17 +45,25 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     # A Message takes its sender from this; Flower's runtime sets it in a process of its own.
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    asked = [
-        Message(records.to_records(r), dst_node_id=2, message_type=records.MESSAGE_TYPES[r.kind])
-        for r in requests()
-    ]
-    made = {layout: Hospital(folder / layout, layout) for layout in get_args(Layout)}
     with (folder / ROWS).open("w") as rows:
-        for group, faults in BATTERY.items():
-            for fault in faults:
-                row = tried(group, fault, made[fault.layout], asked, folder)
+        for task in tasks:
+            for row in battery(task, folder):
                 rows.write(json.dumps(asdict(row)) + "\n")
                 rows.flush()
+
+
+def battery(task: str, folder: Path) -> Iterator[Row]:
+    """Try every fault of a task."""
+    planted = planted_of(task)
+    asked = [
+        Message(records.to_records(r), dst_node_id=2, message_type=records.MESSAGE_TYPES[r.kind])
+        for r in requests(planted.STUDY)
+    ]
+    made = {layout: Hospital(folder / task / layout, planted, layout) for layout in planted.LAYOUTS}
+    for group, faults in battery_of(planted).items():
+        for fault in faults:
+            hospital = made[fault.layout or planted.LAYOUTS[0]]
+            yield tried(group, fault, hospital, asked, folder)
 
 
 def tried(group: str, fault: Fault, hospital: Hospital, asked: list[Message], folder: Path) -> Row:
@@ -72,6 +80,7 @@ def tried(group: str, fault: Fault, hospital: Hospital, asked: list[Message], fo
     kept = list(files_in(hospital.state, folder / ELSEWHERE))
     where = {"reply": sent, "log": said, **{str(path): data for path, data in kept}}
     return Row(
+        task=hospital.study.task,
         group=group,
         fault=fault.name,
         struck=strikes(fault, code_of(struck), reached),
@@ -123,4 +132,4 @@ def files_in(*folders: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

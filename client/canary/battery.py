@@ -25,7 +25,7 @@ from common.errors import HospitalError
 SAID, ROWS, ELSEWHERE = "said", "rows", "elsewhere"  # below the folder of a battery
 CONTROL = "control"
 PLACES = {"reply", "log", "leak"}  # where the control leaks to
-SECONDS = 240.0
+SECONDS = 240.0  # of one task
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Row:
     to Flower, `said` bytes of log at DEBUG, `files` that were searched; `found`: place and form.
     """
 
+    task: str
     group: str
     fault: str
     struck: int
@@ -47,9 +48,11 @@ class Row:
 
 
 def run_battery(
-    beside: Path | None = None, program: Sequence[str] = ("-m", "client.canary")
+    beside: Path | None, tasks: Sequence[str], program: Sequence[str] = ("-m", "client.canary")
 ) -> list[Row]:
-    """The rows of a battery in a temporary folder in `beside`; None: where temporary files are.
+    """The rows of the batteries of `tasks`, one after the other, as each belongs to a study's task.
+
+    In a temporary folder in `beside`; None: where temporary files are.
 
     HospitalError when it cannot be made there, or when it breaks off.
     """
@@ -61,13 +64,13 @@ def run_battery(
             home = dict.fromkeys(("TMPDIR", "HOME"), str(elsewhere))
             with (folder / SAID).open("wb") as said:
                 done = subprocess.run(  # noqa: S603  (a command of our own)
-                    [sys.executable, "-P", *program, str(folder)],
+                    [sys.executable, "-P", *program, str(folder), *tasks],
                     env={**os.environ, **outbound.SWITCHES, **home},
                     cwd=elsewhere,
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
-                    timeout=SECONDS,
+                    timeout=SECONDS * len(tasks),
                     check=False,
                 )
             if done.returncode != 0:
@@ -85,23 +88,38 @@ def run_battery(
 
 def problems(rows: Sequence[Row]) -> Iterator[str]:
     """What speaks against this host, a sentence each; none when all is as it should be."""
-    control = {
-        found.partition(":")[0] for row in rows if row.group == CONTROL for found in row.found
-    }
-    if control != PLACES:
-        yield f"a leak on purpose was found in {sorted(control)} and not in all of {sorted(PLACES)}"
+    for task in dict.fromkeys(row.task for row in rows):
+        control = {
+            found.partition(":")[0]
+            for row in rows
+            if (row.task, row.group) == (task, CONTROL)
+            for found in row.found
+        }
+        if control != PLACES:
+            yield (
+                f"a leak on purpose was found in {sorted(control)} and not in all of {sorted(PLACES)}, in "
+                f"a study of {task}"
+            )
     for row in rows:
         if row.struck == 0:
-            yield f"the fault '{row.fault}' never struck, so nothing is known about it here"
+            yield (
+                f"the fault '{row.fault}' never struck, so nothing is known about it here, in a study of "
+                f"{row.task}"
+            )
         if row.group != CONTROL and row.found:
-            yield f"a patient's name was found after the fault '{row.fault}' in {row.found}"
+            yield (
+                f"a patient's name was found after the fault '{row.fault}' in {row.found}, in a study of "
+                f"{row.task}"
+            )
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """A line for each group of faults, with what was searched and how often the name was found."""
-    shown = Table("faults", "injected", "struck", "bytes left", "bytes of log", "files", "found")
-    for group in dict.fromkeys(row.group for row in rows):
-        of_it = [row for row in rows if row.group == group]
+    """A line for each task's group of faults, with what was searched and how often the name was found."""
+    shown = Table(
+        "study of", "faults", "injected", "struck", "bytes left", "bytes of log", "files", "found"
+    )
+    for task, group in dict.fromkeys((row.task, row.group) for row in rows):
+        of_it = [row for row in rows if (row.task, row.group) == (task, group)]
         figures = (
             len(of_it),
             sum(row.struck > 0 for row in of_it),
@@ -110,5 +128,5 @@ def table(rows: Sequence[Row]) -> Table:
             sum(row.files for row in of_it),
             sum(len(row.found) for row in of_it),
         )
-        shown.add_row(group, *(f"{figure:,}" for figure in figures))
+        shown.add_row(task, group, *(f"{figure:,}" for figure in figures))
     return shown

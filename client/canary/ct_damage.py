@@ -1,6 +1,5 @@
 """DICOM files and findings that are damaged for real, with the name in what is damaged."""
 
-import os
 from collections.abc import Callable
 
 from client.canary import ct
@@ -8,7 +7,7 @@ from client.canary.damage import WHICH
 from client.canary.hospital import Hospital
 from client.canary.names import NAME, TEXT
 
-SERIES = 3  # of which `hospital.images[WHICH]` is the only slice
+SERIES = 3  # of which `hospital.files[WHICH]` is the only slice
 Change = Callable[[Hospital], None]
 
 
@@ -18,7 +17,7 @@ def value(tag: int, vr: str, text: str = TEXT, image: int = WHICH) -> Change:
     def change(hospital: Hospital) -> None:
         series, plane = (SERIES, 0) if image == WHICH else (ct.IN_SLICES, image)
         elements = ct.elements(series, plane) | {tag: (vr, text.encode())}
-        hospital.images[image].write_bytes(ct.dicom_file(elements))
+        hospital.files[image].write_bytes(ct.dicom_file(elements))
 
     return change
 
@@ -27,7 +26,7 @@ def syntax(uid: str) -> Change:
     """A slice in the transfer syntax `uid`."""
 
     def change(hospital: Hospital) -> None:
-        hospital.images[WHICH].write_bytes(ct.dicom_file(ct.elements(SERIES), uid))
+        hospital.files[WHICH].write_bytes(ct.dicom_file(ct.elements(SERIES), uid))
 
     return change
 
@@ -36,7 +35,7 @@ def edited(edit: Callable[[bytes], bytes], image: int = WHICH) -> Change:
     """The bytes of a slice are other ones."""
 
     def change(hospital: Hospital) -> None:
-        path = hospital.images[image]
+        path = hospital.files[image]
         path.write_bytes(edit(path.read_bytes()))
 
     return change
@@ -73,11 +72,6 @@ def broken_frame(whole: bytes) -> bytes:
     return whole[:at] + name + whole[at + len(name) :]
 
 
-def pipe(hospital: Hospital) -> None:
-    hospital.images[WHICH].unlink()
-    os.mkfifo(hospital.images[WHICH])
-
-
 def no_volume(hospital: Hospital) -> None:
     """A NIfTI volume that is none, and its name."""
     (hospital.data / f"{TEXT}.nii").write_text(TEXT * 10)
@@ -85,7 +79,7 @@ def no_volume(hospital: Hospital) -> None:
 
 def all_of_them(change: Callable[[bytes], bytes]) -> Change:
     def of_all(hospital: Hospital) -> None:
-        for path in hospital.images:
+        for path in hospital.files:
             path.write_bytes(change(path.read_bytes()))
 
     return of_all

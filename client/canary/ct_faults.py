@@ -64,7 +64,7 @@ SET_ASIDE = [
         ("a syntax named so", ct_damage.syntax(NAME), "compression needs"),
         ("an unknown syntax", ct_damage.syntax("1.2.3"), "compression needs"),
         ("a deflated file", ct_damage.syntax(ct.DEFLATED), "deflated"),
-        ("a slice that is a pipe", ct_damage.pipe, "a pipe"),
+        ("a slice that is a pipe", damage.pipe, "a pipe"),
         ("a slice that leads outside", damage.link_to_outside, "leads out"),
         ("a slice that is gone", damage.no_file, "not among the usable"),
         ("a NIfTI volume that is none", ct_damage.no_volume, "NIfTI"),

@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -12,56 +13,60 @@ from client.canary.hospital import Hospital
 from client.canary.names import TEXT
 
 HEADER_BYTES = 33  # of a PNG: signature and first chunk, with width and height from byte 16
-WHICH = 5  # of the images
+WHICH = 5  # of the files; the last where there are fewer
 
 
 def truncated(hospital: Hospital) -> None:
-    image = hospital.images[WHICH]
+    image = hospital.files[WHICH]
     image.write_bytes(image.read_bytes()[:-60])
 
 
 def no_image(hospital: Hospital) -> None:
-    hospital.images[WHICH].write_bytes(f"\x89PNG {TEXT}".encode("latin-1"))
+    hospital.files[WHICH].write_bytes(f"\x89PNG {TEXT}".encode("latin-1"))
 
 
 def broken_header(hospital: Hospital) -> None:
     """A chunk with the name, whose checksum is wrong."""
-    image = hospital.images[WHICH]
+    image = hospital.files[WHICH]
     whole = image.read_bytes()
     chunk = struct.pack(">I4s", len(TEXT), b"iTXt") + TEXT.encode() + bytes(4)
     image.write_bytes(whole[:HEADER_BYTES] + chunk + whole[HEADER_BYTES:])
 
 
 def palette(hospital: Hospital) -> None:
-    Image.new("P", (32, 32)).save(hospital.images[WHICH])
+    Image.new("P", (32, 32)).save(hospital.files[WHICH])
 
 
 def much_text(hospital: Hospital) -> None:
     """More text than Pillow unpacks, which begins with the name."""
     about = PngInfo()
     about.add_text("PatientName", TEXT + " " * 2_000_000, zip=True)
-    Image.new("L", (32, 32)).save(hospital.images[WHICH], pnginfo=about)
+    Image.new("L", (32, 32)).save(hospital.files[WHICH], pnginfo=about)
 
 
 def bomb(hospital: Hospital) -> None:
     """An image of 60,000 x 60,000, says its header."""
-    whole = bytearray(hospital.images[WHICH].read_bytes())
+    whole = bytearray(hospital.files[WHICH].read_bytes())
     whole[16:24] = struct.pack(">II", 60_000, 60_000)
-    hospital.images[WHICH].write_bytes(whole)
+    hospital.files[WHICH].write_bytes(whole)
 
 
 def pipe(hospital: Hospital) -> None:
-    hospital.images[WHICH].unlink()
-    os.mkfifo(hospital.images[WHICH])
+    os.mkfifo(_taken_away(hospital))
 
 
 def link_to_outside(hospital: Hospital) -> None:
-    hospital.images[WHICH].unlink()
-    hospital.images[WHICH].symlink_to("/etc/passwd")
+    _taken_away(hospital).symlink_to("/etc/passwd")
 
 
 def no_file(hospital: Hospital) -> None:
-    hospital.images[WHICH].unlink()
+    _taken_away(hospital)
+
+
+def _taken_away(hospital: Hospital) -> Path:
+    path = hospital.files[min(WHICH, len(hospital.files) - 1)]
+    path.unlink()
+    return path
 
 
 def no_folder(hospital: Hospital) -> None:
@@ -69,7 +74,7 @@ def no_folder(hospital: Hospital) -> None:
 
 
 def row(line: str) -> Callable[[Hospital], None]:
-    """One more row in the manifest or the findings; `line` in Latin-1."""
+    """One more row in the manifest, findings or records; `line` in Latin-1."""
 
     def change(hospital: Hospital) -> None:
         with hospital.table.open("ab") as file:
@@ -89,7 +94,7 @@ def columns(line: str) -> Callable[[Hospital], None]:
 
 def odd_name(hospital: Hospital) -> None:
     """A file in a class folder whose name is not as the pattern has it."""
-    hospital.images[WHICH].rename(hospital.images[WHICH].with_name(f"{TEXT}.png"))
+    hospital.files[WHICH].rename(hospital.files[WHICH].with_name(f"{TEXT}.png"))
 
 
 def odd_class(hospital: Hospital) -> None:

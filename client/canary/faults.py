@@ -1,24 +1,23 @@
-"""The faults of the canary's battery, one at a time."""
+"""The faults of the canary's battery that can strike whatever a study's task is, one at a time."""
 
 import errno
 import fcntl
 import io
 import os
 import sqlite3
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
 from safetensors import SafetensorError
 
 from client import chain, vault
-from client.canary import damage, sayings
+from client.canary import sayings
 from client.canary.battery import CONTROL
-from client.canary.ct_faults import SERIES
+from client.canary.hospital import Planted
 from client.canary.injecting import (
     Fault,
     clock_fails,
-    damaged,
     database_fails,
     fails,
     leaks,
@@ -41,7 +40,6 @@ FILES = [
     Fault("open a patient's file", fails(os, "open", system(errno.EACCES), of_data)),
     Fault("ask what was opened", fails(os, "fstat", system(), of_data)),
     Fault("read a patient's file", stream_fails(system(), of_data)),
-    Fault("list the patients", fails(os, "listdir", system(), of_data), layout="classes"),
     Fault("look at a folder of patients", fails(os, "stat", system(), of_data)),
     Fault("look at a file of the state", fails(os, "stat", system(errno.EACCES), of_state)),
     Fault("open a file of the state", fails(os, "open", system(errno.EMFILE), of_state)),
@@ -54,7 +52,6 @@ FILES = [
     Fault("sync the folder", fails(os, "fsync", system(), state_itself)),
     Fault("rename in the state", fails(os, "replace", FULL, of_state)),
     Fault("unlink in the state", fails(os, "unlink", system(), of_state)),
-    Fault("make a folder", fails(os, "mkdir", FULL, of_state)),
     Fault("connect to the ledger", fails(sqlite3, "connect", database(sqlite3.SQLITE_CANTOPEN))),
     Fault("read the ledger", database_fails(database(sqlite3.SQLITE_CORRUPT), at="SELECT")),
     Fault("check the ledger", database_fails(database(sqlite3.SQLITE_IOERR), at="PRAGMA")),
@@ -62,43 +59,10 @@ FILES = [
     Fault("commit the ledger", database_fails(database(sqlite3.SQLITE_FULL), at="commit")),
 ]
 
-DATA = [
-    Fault(name, damaged(change), ends="refused")
-    for name, change in [
-        ("an image cut off", damage.truncated),
-        ("an image that is none", damage.no_image),
-        ("an image with a broken header", damage.broken_header),
-        ("an image with a palette", damage.palette),
-        ("an image with a megabyte of text", damage.much_text),
-        ("an image of 60,000 x 60,000", damage.bomb),
-        ("an image that is a pipe", damage.pipe),
-        ("an image that leads outside", damage.link_to_outside),
-        ("an image that is gone", damage.no_file),
-        ("a data folder that is gone", damage.no_folder),
-        ("a row of an unknown image", damage.row(f"{TEXT}.png,nodule,{TEXT},training,")),
-        ("a row of an unknown class", damage.row(f"1.png,{TEXT},{TEXT},training,")),
-        ("a row of an unknown side", damage.row(f"1.png,nodule,{TEXT},{TEXT},")),
-        ("a row without a patient", damage.row(f"{TEXT}.png,nodule,,training,{NAME}")),
-        ("a row with too many cells", damage.row(f"1.png,nodule,{TEXT},training,,{TEXT}")),
-        ("a quote that is not closed", damage.row(f'1.png,nodule,"{TEXT},training')),
-        ("a manifest not in UTF-8", damage.row(f"{TEXT}\xe9.png,nodule,{TEXT},training,")),
-        ("a path out of the folder", damage.row(f"../{TEXT}.png,nodule,{TEXT},training,")),
-        ("a manifest of other columns", damage.columns(f"{TEXT},image,image")),
-    ]
-]
-DATA += [
-    Fault("a file of another name", damaged(damage.odd_name), "classes", ends="refused"),
-    Fault("a class of another name", damaged(damage.odd_class), "classes", ends="refused"),
-]
-
 LIBRARIES = [
-    Fault("Pillow cannot open", fails(Image, "open", of(OSError))),
-    Fault("Pillow cannot decode", fails(ImageFile.ImageFile, "load", of(SyntaxError))),
-    Fault("Pillow fears a bomb", fails(Image, "open", of(Image.DecompressionBombWarning))),
     Fault("NumPy has no memory", fails(np, "empty", of(MemoryError))),
     Fault("NumPy cannot convert", fails(np, "asarray", of(TypeError))),
-    Fault("NumPy cannot write", fails(np, "savez", FULL)),
-    Fault("torch: forward", fails(torch.nn.functional, "conv2d", of(RuntimeError))),
+    Fault("torch: forward", fails(torch.nn.Module, "__call__", of(RuntimeError))),
     Fault("torch: backward", fails(torch.Tensor, "backward", of(RuntimeError))),
     Fault("torch: no memory", fails(torch.Tensor, "backward", of(torch.OutOfMemoryError))),
     Fault("torch: load", fails(torch.nn.Module, "load_state_dict", of(KeyError, NAME))),
@@ -148,13 +112,23 @@ WORDS = [
     ]
 ]
 
-BATTERY = {
-    "files": FILES,
-    "data": DATA,
-    "CT series": SERIES,
-    "libraries": LIBRARIES,
-    "errors": ERRORS,
-    "words": WORDS,
-    # The last: what the search must find, or it is blind.
-    CONTROL: [Fault("a vault that leaks on purpose", leaks)],
-}
+
+# Of what a hospital keeps of each model's quality, where that is judged.
+SCORES = [
+    Fault("make a folder of scores", fails(os, "mkdir", FULL, of_state)),
+    Fault("NumPy cannot write scores", fails(np, "savez", FULL)),
+]
+
+
+def battery_of(planted: Planted) -> dict[str, Sequence[Fault]]:
+    """All faults of a task by group, in order."""
+    return {
+        "files": FILES,
+        **planted.FAULTS,
+        **({"scores": SCORES} if planted.STUDY.evaluates(1) else {}),
+        "libraries": LIBRARIES,
+        "errors": ERRORS,
+        "words": WORDS,
+        # The last: what the search must find, or it is blind.
+        CONTROL: [Fault("a vault that leaks on purpose", leaks)],
+    }

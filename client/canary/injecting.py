@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from client.canary.hospital import DATA, STUDY, Hospital, Layout
+from client import readers
+from client.canary.hospital import DATA, Hospital
 from client.canary.names import NAME, found_in
-from client.data import PATCHES, SetAside, open_cohort
+from client.data import PATCHES, SetAside
 from client.vault import Vault
 from common import messages
 
@@ -31,7 +32,7 @@ Make = Callable[[], BaseException]
 
 @dataclass(frozen=True)
 class Fault:
-    """`arm` has it strike inside its block, and counts the strikes.
+    """`arm` has it strike inside its block, and counts the strikes; `layout` None: the usual one.
 
     Of damage the round's end tells more. "refused": it has struck when the vault refuses the data.
     "answered": what `arm` counts holds only when the vault goes on without what is damaged.
@@ -39,7 +40,7 @@ class Fault:
 
     name: str
     arm: Arm
-    layout: Layout = "manifest"
+    layout: str | None = None
     ends: Literal["refused", "answered", "in any way"] = "in any way"
 
 
@@ -186,9 +187,9 @@ def database_fails(make: Make, *, at: str) -> Arm:
 
 
 def meanwhile(
-    act: Callable[[], object], owner: Any = torch.nn.functional, name: str = "conv2d"
+    act: Callable[[], object], owner: Any = torch.nn.Module, name: str = "__call__"
 ) -> Arm:
-    """`act` whenever `owner.name` is called, by default by the network: a library speaks, or raises."""
+    """`act` whenever `owner.name` is called, by default any model's layer: a library speaks, or raises."""
 
     def arm(_: Hospital, reached: Reached) -> AbstractContextManager[None]:
         real = getattr(owner, name)
@@ -263,7 +264,7 @@ def set_aside(change: Callable[[Hospital], object], reason: str) -> Arm:
     def arm(hospital: Hospital, reached: Reached) -> Iterator[None]:
         with whole(hospital, reached):
             apart: list[SetAside] = []
-            open_cohort(hospital.data, STUDY.images, set_aside=apart)
+            readers.open_cohort(hospital.study, hospital.policy, state=None, set_aside=apart)
             reached.times += sum(reason in one.reason for one in apart)
             yield
 

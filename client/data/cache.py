@@ -17,12 +17,12 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from client.data.codestream import COMPRESSED, decodable
-from client.data.cohort import Cohort, Patients
+from client.data.cohort import Cohort, ImagePatients
 from client.data.nifti import readable
 from client.data.scan import Listed
 from common.documents import Document, canonical_digest
 from common.files import atomic_file, write_atomic
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 _FORMAT = "intramural/ct-patches/2"  # another way to make patches has another number here
 _MOST_ENTRIES = 8  # studies with other image constants, and the folder as it was before
@@ -42,13 +42,13 @@ class StoredCohort:
     series: npt.NDArray[np.int64]  # (N,) ordinals, and those of the findings
     finding: npt.NDArray[np.int64]
 
-    def cohort(self, images: Images) -> Cohort:
+    def cohort(self, images: Images) -> Cohort[ImagePatients]:
         """The two sides. ValueError when the parts do not belong together."""
         if not 1 <= self.training < len(self.offsets):
             raise ValueError(f"{self.training} training patients of {len(self.offsets) - 1}")
         middle = int(self.offsets[self.training])
         sides = [
-            Patients(
+            ImagePatients(
                 self.pixels[part],
                 self.labels[part],
                 offsets,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.cache import PatchCache, StoredCohort
-from client.data.cohort import Cohort, series_and_findings
+from client.data.cohort import Cohort, ImagePatients, series_and_findings
 from client.data.findings import FINDINGS, Finding, read_findings
 from client.data.hounsfield import Slice
 from client.data.nifti import close_volumes
@@ -27,7 +27,7 @@ from client.data.series import Points, Volume, by_series, volume
 from client.data.split import canonical_patient_id, is_validation_patient
 from common.errors import DataError
 from common.progress import Progress
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 
 DECODED_SLICES = 32  # that are kept: neighbouring findings share them; 1 MB each at 512 x 512
 
@@ -52,7 +52,7 @@ def open_ct_folder(
     progress: Progress,
     set_aside: list[SetAside] | None,
     used: list[Placed] | None = None,
-) -> Cohort:
+) -> Cohort[ImagePatients]:
     """All findings of one hospital as patches; see `open_cohort`, of which this is one layout.
 
     A list `used` (with `set_aside`) gets the findings in the order of the patches.

@@ -10,7 +10,7 @@ from client.data.quarantine import SetAside
 from client.data.series import Volume
 from client.data.survey import KERNEL, SCANNER, SPACING, THICKNESS, VOLTAGE, YEAR, Survey, Value
 from common.progress import Progress
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 
 def survey_ct(

@@ -11,7 +11,7 @@ from client.data.listing import check_cells
 from client.data.paths import inside, open_regular
 from client.data.split import canonical_patient_id
 from common.errors import DataError
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 FINDINGS = "findings.csv"
 MAX_FINDINGS_BYTES = 64 << 20

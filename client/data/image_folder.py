@@ -10,18 +10,15 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from client.data.cohort import Cohort, Patients, Pixels, series_and_findings
+from client.data.cohort import Cohort, ImagePatients, Pixels, promoted, series_and_findings
 from client.data.findings import FINDINGS
 from client.data.listing import MANIFEST, ListedImage, list_images
-from client.data.paths import existing_folder, subfolders
+from client.data.paths import subfolders
 from client.data.pixels import read_pixels
 from client.data.quarantine import SetAside
-from common.documents import Name
-from common.errors import DataError
 from common.progress import Progress
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 
 def open_cohort(
@@ -32,7 +29,7 @@ def open_cohort(
     cache: Path | None = None,
     progress: Progress | None = None,
     set_aside: list[SetAside] | None = None,
-) -> Cohort:
+) -> Cohort[ImagePatients]:
     """All images of one hospital, cropped, resized or cut out of CT series, on their two sides.
 
     `patient_id_pattern` is for class folders (in the other layouts it has no part): a regular
@@ -74,39 +71,17 @@ def count_patients(
     return len(training), len(validation)
 
 
-def hospital_folders(root: Path) -> dict[str, Path]:
-    """The hospitals of a rehearsal by name, sorted: sub-folders with a manifest, findings or class folders.
-
-    DataError when there is none, or when a folder's name cannot be a hospital's name.
-    """
-    found = {
-        path.name: path
-        for path in subfolders(existing_folder(root))
-        if os.path.lexists(path / MANIFEST) or has_ct(path) or subfolders(path)
-    }
-    if not found:
-        raise DataError(
-            f"expected a sub-folder for each hospital in {str(root)!r}, with {MANIFEST}, {FINDINGS} or a "
-            f"folder for each class, found none; give the folder above the hospitals"
-        )
-    hospital_name = TypeAdapter[str](Name)
-    for name in found:
-        try:
-            hospital_name.validate_python(name)
-        except ValidationError as error:
-            raise DataError(
-                f"expected hospital folders named in lower-case letters, digits and '.', '_', "
-                f"'-', found {name!r}; rename it"
-            ) from error
-    return found
+def holds_data(folder: Path) -> bool:
+    """Whether `folder` has one of the three layouts, as far as names say."""
+    return bool(os.path.lexists(folder / MANIFEST) or has_ct(folder) or subfolders(folder))
 
 
 def has_ct(folder: Path) -> bool:
     return os.path.lexists(folder / FINDINGS) and not os.path.lexists(folder / MANIFEST)
 
 
-def load_images(listed: list[ListedImage], images: Images) -> Patients:
-    """`listed`, sorted by patient, as Patients; 16-bit when any of the images is."""
+def load_images(listed: list[ListedImage], images: Images) -> ImagePatients:
+    """`listed`, sorted by patient, as ImagePatients; 16-bit when any of the images is."""
     pixels: Pixels = np.empty((len(listed), images.size, images.size, images.channels), np.uint8)
     for index, image in enumerate(listed):
         one = read_pixels(image.path, images, image.where)
@@ -121,7 +96,7 @@ def load_images(listed: list[ListedImage], images: Images) -> Patients:
     images_of_patient = [
         len(list(group)) for _, group in groupby(listed, key=lambda image: image.patient_id)
     ]
-    return Patients(
+    return ImagePatients(
         pixels=pixels,
         labels=np.array([image.label for image in listed], np.int64),
         offsets=np.cumsum([0, *images_of_patient], dtype=np.int64),
@@ -130,8 +105,3 @@ def load_images(listed: list[ListedImage], images: Images) -> Patients:
         series=series,
         finding=finding,
     )
-
-
-def promoted(pixels: Pixels) -> Pixels:
-    """8-bit pixels as 16-bit ones, exactly: v / 255 = 257 v / 65535."""
-    return pixels.astype(np.uint16) * np.uint16(257)

@@ -13,7 +13,7 @@ from typing import Any
 from client.data.paths import entries, existing_folder, inside, open_regular, subfolders
 from client.data.split import canonical_patient_id, is_validation_patient
 from common.errors import DataError
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 MANIFEST = "manifest.csv"
 MAX_MANIFEST_BYTES = 64 << 20  # more than half a million rows

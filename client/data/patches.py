@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from client.data.hounsfield import AIR_HU, Slice
 from client.data.quarantine import NotUsable
 from client.data.series import Points, Volume
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 
 Planes = Callable[[Slice], npt.NDArray[np.float32]]
 

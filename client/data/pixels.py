@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from client.data.cohort import Pixels
 from client.data.paths import open_regular
 from common.errors import DataError
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 # Width x height. What is decoded takes up to 11 bytes a pixel on its way: 300 MB, one second.

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.data.cohort import Cohort
+from client.data.cohort import Cohort, ImagePatients
 from client.data.image_folder import has_ct, load_images
 from client.data.listing import MANIFEST, ListedImage, check_whole, list_rows
 from client.data.paths import existing_folder
 from client.data.quarantine import SetAside
 from common.errors import DataError
 from common.progress import Progress
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 SCANNER, KERNEL, VOLTAGE = "scanner", "reconstruction kernel", "tube voltage, kV"
 THICKNESS, SPACING, YEAR = "slice thickness, mm", "pixel spacing, mm", "year of acquisition"
@@ -35,7 +35,7 @@ class Survey:
     training side is missing, `refusal` says why no study can open this folder.
     """
 
-    cohort: Cohort
+    cohort: Cohort[ImagePatients]
     patient_ids: tuple[str, ...]  # N, canonical
     rows: tuple[str | None, ...]  # N, "findings.csv row 7"; None where a file name is all there is
     series: tuple[str | None, ...]  # N

@@ -31,7 +31,7 @@ from client.data.quarantine import NotUsable, SetAside
 from client.data.scan import Scanned, list_files, scan
 from client.data.series import Points, Volume
 from common.errors import DataError
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 
 NO_CT = (
     "the model is not of a study of CT patches, so nothing says how to cut one out; give an image"

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.approval import APPROVED
 from client.chain import Entry
 from client.egress_log import EgressLog
-from client.evaluation import OwnLook, own_look
+from client.evaluation import OwnLook, kept_protocol, own_look
 from client.ledger import Ledger, Reservation
 from client.pack.dossier import Dossier
 from client.pack.egress import egress_facts
@@ -21,7 +20,12 @@ from client.policy import SitePolicy
 from client.statement import Statement, StudyFacts, statement_of
 from client.verification import Verified, verify
 from common.errors import DataError, IntramuralError, ProtocolError, RunError
-from common.protocol import StudyProtocol, load_protocol
+from common.protocol import StudyProtocol
+
+NOT_JUDGED = "No scores are kept here: no model of this study was judged on your patients yet."
+NOTHING_TO_JUDGE = (
+    "This study states figures of patients' data: there is no model to be judged on them."
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _study(facts: StudyFacts, dossier: Dossier, ledger: Ledger) -> OwnStudy:
     try:
         look = own_look(dossier.policy, ledger, facts.digest)
     except RunError:
-        no_look = "No scores are kept here: no model of this study was judged on your patients yet."
+        no_look = NOT_JUDGED if facts.judged else NOTHING_TO_JUDGE
     except (DataError, ProtocolError) as error:
         no_look = str(error)
     return OwnStudy(
@@ -124,9 +128,7 @@ def _study(facts: StudyFacts, dossier: Dossier, ledger: Ledger) -> OwnStudy:
 
 
 def _kept_text(state: Path, study: str) -> StudyProtocol | None:
-    """The text that was approved; None without it, or when it was changed since."""
-    path = state / APPROVED / f"{study}.toml"
+    """The text that was approved; None without it, or when it was changed or damaged since."""
     with suppress(ProtocolError):
-        protocol = load_protocol(path) if path.is_file() else None
-        return protocol if protocol is not None and protocol.digest == study else None
+        return kept_protocol(state, study)
     return None

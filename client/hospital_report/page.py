@@ -122,13 +122,13 @@ def _tiles(report: OwnReport) -> Iterator[str]:
         of = f"of {report.policy.max_epsilon:g} for life"
         yield _tile(f"Epsilon spent, {account} patients", value, of)
     for own in report.studies:
-        if own.look is not None and own.look.found.auroc is not None:
+        if own.look is not None and own.look.found.value is not None:
             found = own.look.found
-            low, high = found.auroc_interval or (None, None)
+            low, high = found.interval or (None, None)
             bounds = "no interval" if low is None else f"95 %: {low:.3f} to {high:.3f}"
             yield _tile(
-                f"AUROC here, {escape(own.facts.name)}",
-                f"{found.auroc:.3f}",
+                f"{found.figure[0].upper()}{found.figure[1:]} here, {escape(own.facts.name)}",
+                f"{found.value:.3f}",
                 f"{bounds}; after {rounds_in_words(own.look.after_round)}",
             )
 

@@ -13,14 +13,15 @@ from client.plain_words import TRAINED
 from client.privacy.accounting import Epsilon
 from client.statement import ACCOUNTS, StudyFacts
 from client.statement_text import RELEASES, rounded_up
-from common.clinical.calibration_page import FEW_PATIENTS, Words
-from common.clinical.page import LIMITS, headline
-from common.clinical.page import sections as clinical
+from common.clinical.calibration_page import FEW_PATIENTS
+from common.clinical.page import RESEARCH
 from common.drawing import BLUE, INK
-from common.page_parts import absent, table
+from common.page_parts import absent, count, table
+from common.tasks import task_of
+from common.tasks.nodule_classification.study import NoduleStudy
 
 NOT_NOISED = (
-    "the update and the score histogram of a study without differential privacy",
+    "the update and the histogram of a study without differential privacy",
     "neither was noised: both are as your patients make them",
 )
 NEARLY_SPENT = 0.1  # of the cap; below, the next study is in question
@@ -43,9 +44,10 @@ def _about(own: OwnStudy, hospital: str) -> Iterator[tuple[str, str]]:
     if protocol is None:
         yield "text", absent("not kept here, or changed since: intramural-client approve keeps it")
     else:
-        negative, positive = map(escape, protocol.images.classes)
+        task = task_of(protocol)
         others = [name for name in protocol.hospital_names if name != hospital]
-        yield "question", f"“{positive}” against “{negative}”, on images about a given finding"
+        yield "question", escape(task.purpose(protocol))
+        yield "taken for the truth", escape(task.words(protocol).outcome)
         yield (
             "model",
             f"{escape(protocol.model.name)}, of which {TRAINED[protocol.model.trainable]} is trained; "
@@ -55,8 +57,9 @@ def _about(own: OwnStudy, hospital: str) -> Iterator[tuple[str, str]]:
     planned = ", then ".join(rounds_in_words(int(n)) for n in facts.terms["rounds"])
     yield (
         "here",
-        f"{facts.answered} of {facts.reserved} requests answered, {planned} and the final "
-        f"evaluation planned; first {utc(facts.began)}, last {utc(facts.ended)} UTC",
+        f"{facts.answered} of {facts.reserved} requests answered, {planned}"
+        f"{' and the final evaluation' * facts.judged} planned; first {utc(facts.began)}, last "
+        f"{utc(facts.ended)} UTC",
     )
     spent = "; ".join(
         f"{account} patients: {escape(_spent(of.epsilon, facts))}"
@@ -112,12 +115,11 @@ def _evaluation(own: OwnStudy) -> str:
     look = own.look
     if look is None:
         return f"<p>{absent(own.no_look)}</p>"
-    words = Words.of(look.found, look.classes)
-    after = rounds_in_words(look.after_round)
-    parts = "".join(f"<h4>{title}</h4>{text}" for title, text in clinical(look.found, words))
+    found, after = look.found, rounds_in_words(look.after_round)
+    parts = "".join(f"<h4>{title}</h4>{text}" for title, text in found.sections)
     return (
-        f"<p>The newest model that was judged here, after {after}, on {look.found.patients:,} validation "
-        f"patients, exact.</p><p>{headline(look.found, words)}</p>{parts}"
+        f"<p>The newest model that was judged here, after {after}, on "
+        f"{count(found.patients, 'validation patient')}, exact.</p><p>{found.headline}</p>{parts}"
     )
 
 
@@ -214,13 +216,14 @@ def _holds(kind: str) -> str:
 
 def limits(report: OwnReport) -> str:
     """What the figures of this page do not say."""
-    judged = any(own.look is not None for own in report.studies)
+    judged = [own.look.found for own in report.studies if own.look is not None]
     said = [
-        *(LIMITS if judged else LIMITS[:1]),
+        RESEARCH,
+        *(limit for found in judged for limit in found.limits),
         "What other hospitals did, spent and found is not known here.",
         "The books say what this software did. Whoever has root on this machine can change both.",
     ]
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said)}</ul>"
+    return f"<ul>{''.join(f'<li>{sentence}</li>' for sentence in dict.fromkeys(said))}</ul>"
 
 
 def following(report: OwnReport) -> Iterator[str]:
@@ -250,8 +253,9 @@ def following(report: OwnReport) -> Iterator[str]:
                 f"patients are too few to say much."
             )
     yield "Have privacy-statement.md signed; make the reviewer pack for whoever asks: intramural-client pack."
-    yield (
-        "To try the model on images of your own, ask the coordinator for model.safetensors and "
-        "model-card.json: intramural-client predict. For research; treat nobody by it."
-    )
+    if any(own.protocol is None or isinstance(own.protocol, NoduleStudy) for own in report.studies):
+        yield (
+            "To try the model on images of your own, ask the coordinator for model.safetensors and "
+            "model-card.json: intramural-client predict. For research; treat nobody by it."
+        )
     yield "Back up the state folder: with ledger or egress log lost, no further study can run."

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from client.data.survey import SPACING, THICKNESS, VOLTAGE, YEAR, Survey, Value
 from client.inspection.measures import FEATURES, Measures, features_of
 from common.phantom import phantom_patches, to_grey8
-from common.protocol import Inclusion
+from common.tasks.nodule_classification.study import Inclusion
 
 PHANTOMS = 400  # enough that their own chance is below 0.1 of a KS distance
 _FOLDS = 5

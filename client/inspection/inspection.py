@@ -12,7 +12,7 @@ from client.inspection.leaks import Leaks, leaks
 from client.inspection.limits import CLIPPED, CONSTANT
 from client.inspection.measures import Measures, measure
 from client.inspection.shortcuts import Shortcut, shortcut
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,7 +34,7 @@ class Inspection:
     set_aside: Sequence[SetAside]
 
 
-def inspect(survey: Survey, protocol: StudyProtocol, set_aside: Sequence[SetAside]) -> Inspection:
+def inspect(survey: Survey, protocol: NoduleStudy, set_aside: Sequence[SetAside]) -> Inspection:
     """Look at all of it: seconds for some thousand images, and some megabytes beside theirs."""
     measures, inclusion = measure(survey), protocol.inclusion
     tallies = {fact: by_fact(survey, fact) for fact in survey.facts}

@@ -14,7 +14,7 @@ from client.data.survey import SCANNER, Survey
 from client.inspection.inspection import Inspection
 from client.inspection.measures import BINS, FEATURES
 from common.drawing import BLUE, VERMILLION, canvas, svg_of
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

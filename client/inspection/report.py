@@ -14,7 +14,7 @@ from client.inspection.verdict import Reason, Verdict, judge
 from client.policy import SitePolicy
 from common.errors import RunError
 from common.files import write_atomic
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
 _NOT_OPENED = Reason(
     "unfit",
@@ -25,7 +25,7 @@ _NOT_OPENED = Reason(
 
 def data_verdict(
     policy: SitePolicy,
-    protocol: StudyProtocol,
+    protocol: NoduleStudy,
     survey: Survey | None,
     apart: Sequence[SetAside],
     path: Path | None,

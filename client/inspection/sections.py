@@ -15,7 +15,7 @@ from client.inspection.inspection import Inspection
 from client.inspection.limits import CHANCE, LIMITS, LINKED
 from client.inspection.shortcuts import Shortcut
 from common.page_parts import absent, figure, table
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
 MOST_ALIKE = 12  # groups that are shown, the grave ones first
 MOST_KINDS = 30  # of a fact; an archive of years has more kernels than a reader wants
@@ -25,9 +25,7 @@ MOST_PATIENTS = 5  # those with the most images
 LocalId = Callable[[str], str]
 
 
-def sections(
-    found: Inspection, protocol: StudyProtocol, local_id: LocalId
-) -> list[tuple[str, str]]:
+def sections(found: Inspection, protocol: NoduleStudy, local_id: LocalId) -> list[tuple[str, str]]:
     """(title, HTML) in order. Patients are called as `local_id` says, images by their row."""
     classes = protocol.images.classes
     return [
@@ -118,7 +116,7 @@ def _p(p: float) -> str:
     return f"{p:.2g}" if p >= CHANCE.value else f"below {CHANCE.value:g}"
 
 
-def _grey(found: Inspection, protocol: StudyProtocol) -> str:
+def _grey(found: Inspection, protocol: NoduleStudy) -> str:
     unit = "Hounsfield units" if pictures.window_of(found, protocol.images) else "grey"
     return figure(
         pictures.histogram(found, protocol.images),
@@ -206,7 +204,7 @@ def _empty(found: Inspection, local_id: LocalId) -> str:
     )
 
 
-def _drift(found: Inspection, protocol: StudyProtocol) -> str:
+def _drift(found: Inspection, protocol: NoduleStudy) -> str:
     rows = [
         [one.feature, f"{one.here:.3f}", f"{one.phantom:.3f}", f"{one.distance:.2f}", _p(one.p)]
         for one in found.phantom.drifts
@@ -232,7 +230,7 @@ def _drift(found: Inspection, protocol: StudyProtocol) -> str:
     )
 
 
-def _inclusion(found: Inspection, protocol: StudyProtocol) -> str:
+def _inclusion(found: Inspection, protocol: NoduleStudy) -> str:
     if protocol.inclusion is None:
         return "<h3>Inclusion</h3><p>The protocol states none.</p>"
     rows = [

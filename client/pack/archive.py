@@ -3,7 +3,7 @@
     site.toml, ledger, egress log, approved texts ─> dossier ─┐
     rounds.jsonl (the coordinator's, if given)    ─> quorum  ─┴─> seven sections ─> page, manifest ─> zip
 
-No patient data in it: nothing here opens the images, the exact scores or a kept reply, and no path of
+No patient data in it: nothing here opens the patients' data, the exact scores or a kept reply, and no path of
 the hospital's is written down. Same books and same time give the same bytes.
 """
 
@@ -117,8 +117,8 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 NO_PATIENT = (
-    "It holds no patient data: no image, no patient's name or number, no exact count or score, no "
-    "file name."
+    "It holds no patient data: no image, no record, no patient's name or number, no exact count or "
+    "score, no file name."
 )
 
 

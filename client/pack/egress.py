@@ -17,8 +17,8 @@ NOT_BEGUN = (
 
 # What a message of each kind can hold: the egress check lets no other field pass (client/egress.py).
 KINDS = {
-    "train-reply": "the noised update, and in a round that evaluates the noised score histogram, or one "
-    "bit that it is suppressed; noise multipliers; study, round and fingerprint of the request; two "
+    "train-reply": "the noised update, and in a round that evaluates the noised histogram, or one bit "
+    "that it is suppressed; noise multipliers; study, round and fingerprint of the request; two "
     "hashes of the ledger, one of the approval",
     "evaluate-reply": "the same without an update",
     "hello-reply": "the hospital's name",

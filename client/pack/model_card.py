@@ -8,22 +8,23 @@ said to be unknown.
 from math import prod
 
 from client.pack.dossier import Dossier
-from client.pack.markdown import items, plain, table
+from client.pack.markdown import items, table
 from client.pack.quorum import ClosedRound, Quorum
 from client.statement import StudyFacts
 from client.statement_text import rounded_up
 from common.errors import RunError
-from common.histogram import auroc_of_histogram
 from common.model_spec import model_spec, update_spec
+from common.page_parts import plural
 from common.protocol import StudyProtocol
+from common.tasks import judge_of, task_of
+from common.tasks.words import Words
 
-ORIGINS = {
-    "random": "random weights, drawn from the study's digest",
-    "phantom": "pre-trained on synthetic lung CT (phantoms), without any patient",
-    "imagenet": "torchvision's ImageNet weights (photographs), folded into frozen affine layers",
-}
+RANDOM = "random weights, drawn from the study's digest"
 FROM_A_FILE = "a file that the coordinator names; what it was trained on is unknown here"
 UNKNOWN = "unknown at this hospital"
+NOTHING_TO_JUDGE = (
+    "None: the study states figures of patients' data, and there is no model to be judged."
+)
 
 
 def card_section(dossier: Dossier, quorum: Quorum | None) -> str:
@@ -40,37 +41,23 @@ def card_section(dossier: Dossier, quorum: Quorum | None) -> str:
 
 
 def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> str:
-    negative, positive = map(plain, protocol.images.classes)
+    task, words = task_of(protocol), task_of(protocol).words(protocol)
     return "\n".join(
         (
             f"## Study {dossier.name_of(protocol.digest)}\n",
-            "### Model details\n\n" + table(("item", "fact"), _details(protocol)),
+            "### Model details\n\n" + table(("item", "fact"), _details(protocol, words)),
             "### Intended use\n\n"
             + items(
                 (
-                    f"Research on {protocol.task}: '{positive}' against '{negative}' on single images of "
-                    f"{protocol.images.size} x {protocol.images.size} pixels.",
+                    f"Research {task.purpose(protocol)}. What it is on: {words.use}.",
                     "Research use, not a medical device. No diagnosis and no treatment may rest on it.",
-                    "Out of scope: patients, scanners and questions other than those of the study.",
+                    "Out of scope: patients, hospitals and questions other than those of the study.",
+                    *(f"Not for: {what}." for what in words.not_for),
                 )
             ),
-            "### Factors\n\n"
-            + items(
-                (
-                    f"Scanners, reconstruction, age, sex and case mix at the hospitals: {UNKNOWN}; none "
-                    f"of it is collected, and no figure is stated by group.",
-                    "Each hospital labels its own images; how is not part of the protocol.",
-                )
-            ),
+            "### Factors\n\n" + items((words.groups, f"Taken for the truth: {words.outcome}.")),
             "### Metrics\n\n" + items(_metrics(protocol)),
-            "### Evaluation data\n\n"
-            + items(
-                (
-                    f"{100 * protocol.images.validation_fraction:g} % of each hospital's patients, chosen by "
-                    f"their ids or by the hospital's own list, and never trained on.",
-                    "How many they are does not leave a hospital and is not in this pack.",
-                )
-            ),
+            "### Evaluation data\n\n" + items(_evaluation_data(protocol)),
             "### Training data\n\n"
             + table(("hospital", "nominal training patients"), _nominal(protocol))
             + "\nThe nominal numbers are public and agreed; the true ones stay at each hospital. "
@@ -80,8 +67,7 @@ def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> s
             "### Caveats and recommendations\n\n"
             + items(
                 (
-                    "How well it does on patients of other hospitals, on other scanners or in screening "
-                    "is not known from this study.",
+                    f"How well it does {words.elsewhere} is not known from this study.",
                     "The noise that protects patients also costs accuracy.",
                     "Section 7 says what no guarantee covers.",
                 )
@@ -95,27 +81,25 @@ def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> s
     )
 
 
-def _details(protocol: StudyProtocol) -> list[tuple[str, object]]:
+def _details(protocol: StudyProtocol, words: Words) -> list[tuple[str, object]]:
     model, training = protocol.model, protocol.training
     weights, trained = (
         sum(map(prod, spec(protocol).values())) for spec in (model_spec, update_spec)
     )
     rule = protocol.aggregation
     settings = rule.model_dump(exclude_none=True, by_alias=True)
+    origins = {"random": RANDOM, **words.origins}
     return [
         ("architecture", model.name),
-        ("input", f"{protocol.images.channels} x {protocol.images.size} x {protocol.images.size}"),
-        (
-            "classes",
-            f"{protocol.images.classes[0]} (negative), {protocol.images.classes[1]} (positive)",
-        ),
+        ("input", words.input),
+        ("output", words.output),
         (
             "weights",
             f"{weights:,}, of which {trained:,} are trained (trainable: {model.trainable})",
         ),
         (
             "initial model",
-            f"{model.initial_model}: {ORIGINS.get(model.initial_model, FROM_A_FILE)}",
+            f"{model.initial_model}: {origins.get(model.initial_model, FROM_A_FILE)}",
         ),
         (
             "training",
@@ -129,13 +113,24 @@ def _details(protocol: StudyProtocol) -> list[tuple[str, object]]:
 
 
 def _metrics(protocol: StudyProtocol) -> list[str]:
-    evaluation = protocol.evaluation
+    judge = task_of(protocol).judge
+    if judge is None:
+        return [NOTHING_TO_JUDGE]
     return [
-        "AUROC by patient, read from the sum of the hospitals' noised score histograms, with a 95 % "
-        "interval for noise and choice of patients together.",
-        f"Released {protocol.evaluations} times a hospital: the last time of the final model. "
-        f"Calibration is stated at a prevalence of {100 * evaluation.prevalence:g} %.",
+        f"{judge.figure[0].upper()}{judge.figure[1:]} by patient, read from the sum of the hospitals' "
+        f"noised histograms ({judge.cells}), with a 95 % interval for noise and choice of patients together.",
+        f"Released {protocol.evaluations} times a hospital: the last time of the final model.",
         "Exact figures on this hospital's own patients stay in its state folder and are not in this pack.",
+    ]
+
+
+def _evaluation_data(protocol: StudyProtocol) -> list[str]:
+    share = f"{100 * protocol.data.validation_fraction:g} % of each hospital's patients"
+    if task_of(protocol).judge is None:
+        return [f"None. {share} take no part in this study."]
+    return [
+        f"{share}, chosen by their ids or by the hospital's own list, and never trained on.",
+        "How many they are does not leave a hospital and is not in this pack.",
     ]
 
 
@@ -154,12 +149,15 @@ def _taken_part(dossier: Dossier, protocol: StudyProtocol) -> str:
         return "This hospital has answered nothing of the study yet.\n"
     return (
         f"This hospital answered {study.answered} requests of the study "
-        f"({protocol.rounds} rounds and the final evaluation are planned).\n"
+        f"({protocol.rounds} rounds{' and the final evaluation' * study.judged} are planned).\n"
     )
 
 
 def _evaluated(protocol: StudyProtocol, quorum: Quorum | None) -> str:
-    """The released AUROC of every model that the coordinator's file judges."""
+    """The released discrimination of every model that the coordinator's file judges."""
+    judge = task_of(protocol).judge
+    if judge is None:
+        return f"{NOTHING_TO_JUDGE}\n"
     if quorum is None or quorum.protocol != protocol:
         return (
             f"{UNKNOWN.capitalize()}: the coordinator's `rounds.jsonl` was not given (section 5). The "
@@ -168,42 +166,45 @@ def _evaluated(protocol: StudyProtocol, quorum: Quorum | None) -> str:
     rows = [
         (
             f"after {one.round - 1} rounds" if one.round > 1 else "initial model",
-            *_auroc(one, quorum),
+            *_released(one, quorum),
         )
         for one in quorum.rounds
         if one.histogram is not None
     ]
     noise = "without noise" if protocol.privacy.mechanism == "none" else "noise included"
     return (
-        table(("model", "AUROC", f"95 % interval, {noise}", "histograms of"), rows)
+        table(("model", judge.figure, f"95 % interval, {noise}", "histograms of"), rows)
         + "\nFrom the coordinator's file, all hospitals that released one together. The final model is "
         "judged after the last round, which this file does not hold: its figures are in the "
         "coordinator's report. No figure by group of patients exists.\n"
     )
 
 
-def _auroc(one: ClosedRound, quorum: Quorum) -> tuple[str, str, str]:
+def _released(one: ClosedRound, quorum: Quorum) -> tuple[str, str, str]:
     others = [
         other.histogram
         for other in quorum.rounds
         if other is not one and other.histogram and other.released == one.released
     ]
+    judge, protocol = judge_of(quorum.protocol), quorum.protocol
     try:
-        found = auroc_of_histogram(one.histogram or (), one.histogram_noise or 0.0, others)
+        found = judge.read(protocol, one.histogram or (), one.histogram_noise or 0.0, others)
     except ValueError as error:
         raise RunError(
-            f"expected a score histogram in round {one.round} of the coordinator's rounds: {error}; ask "
-            f"the coordinator for the file as it is in the run folder"
+            f"expected a histogram of this study in round {one.round} of the coordinator's rounds: {error}; "
+            f"ask the coordinator for the file as it is in the run folder"
         ) from error
     whose = f"{len(one.released)} hospitals"
     if found is None:
         return "not above the noise", "-", whose
-    return f"{found.value:.3f}", f"{found.interval[0]:.3f} to {found.interval[1]:.3f}", whose
+    value, (low, high) = found.discrimination.value, found.discrimination.interval
+    return f"{value:.3f}", f"{low:.3f} to {high:.3f}", whose
 
 
 def _privacy(dossier: Dossier, protocol: StudyProtocol) -> list[str]:
     privacy, study = protocol.privacy, _facts(dossier, protocol)
-    said = ["Images of patients were used without leaving their hospitals."]
+    data = plural(task_of(protocol).view).capitalize()
+    said = [f"{data} of patients were used without leaving their hospitals."]
     if privacy.mechanism == "none":
         return [*said, "NO differential privacy: treat the model as patient data."]
     said.append(

@@ -44,13 +44,14 @@ def _policy_rows(policy: SitePolicy) -> Iterator[tuple[str, str, object]]:
     )
     yield "max-rounds", "most rounds of a study", f"{limits.max_rounds:,}"
     yield "max-steps", "most local steps of a study, all rounds together", f"{limits.max_steps:,}"
-    yield "max-evaluations", "most score histograms of a study", f"{limits.max_evaluations:,}"
+    yield "max-evaluations", "most histograms of a study", f"{limits.max_evaluations:,}"
     yield (
         "smallest-group",
-        "least validation patients in each class; with fewer no histogram is released",
+        "least validation patients in each class, or with and without the event; with fewer no histogram is "
+        "released",
         limits.smallest_group,
     )
-    yield "models", "networks that may be trained", ", ".join(limits.models) or "none"
+    yield "models", "models that may be trained", ", ".join(limits.models) or "none"
     yield "metrics", "what may be said of a model's quality", ", ".join(limits.metrics) or "none"
     yield "hours", "when patients may be computed with (local time)", limits.hours or "at any hour"
     yield (
@@ -63,7 +64,7 @@ def _policy_rows(policy: SitePolicy) -> Iterator[tuple[str, str, object]]:
         "noise from a known number, which makes it removable: for tests only",
         _set(policy.noise_seed),
     )
-    yield "data", "folder of the images, only ever read", _set(policy.data)
+    yield "data", "folder of the patients' data, only ever read", _set(policy.data)
     yield "state", "folder of ledger, egress log and exact scores", _set(policy.state)
     yield (
         "patient-id-pattern",
@@ -76,7 +77,11 @@ def _policy_rows(policy: SitePolicy) -> Iterator[tuple[str, str, object]]:
         ("device", "computed on", policy.device),
         ("engine", "per-patient gradients by", policy.engine),
         ("precision", "computed in", policy.precision),
-        ("max-views-per-chunk", "most images at once", policy.max_views_per_chunk or "as fits"),
+        (
+            "max-views-per-chunk",
+            "most images, records or series at once",
+            policy.max_views_per_chunk or "as fits",
+        ),
     ):
         yield key, f"{what}; changes nothing of what is promised", value
 
@@ -197,7 +202,7 @@ TRUST = (
 )
 
 ROOT = (
-    "Read the images, the exact scores and the kept reply: no claim is made against root here.",
+    "Read the patients' data, the exact scores and the kept reply: no claim is made against root here.",
     "Replace the program, and so what it writes down. What is in this pack is then worth what that "
     "program is.",
     "Edit, cut off or put back one of the books: `verify` finds it by the other one, and refuses; "
@@ -208,7 +213,8 @@ ROOT = (
 
 OUTSIDE = (
     "Whether the patients may be used for this study at all: consent, ethics vote, contracts.",
-    "Whether the images are free of names: what is burned into an image is trained on like anything else.",
+    "Whether the data are free of names: what is burned into an image, or written into a column that the "
+    "model is shown, is trained on like anything else.",
     "What is known of the hospital as a whole. The histograms say roughly how well the model does on its "
     "validation patients and how many they are; noise hides one patient, not the hospital.",
     "Whether the model is right. It is for research, not a medical device.",

@@ -2,19 +2,22 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from client.data import Patients
+from client.data import ImagePatients
 from client.data.cohort import Pixels
-from client.training import evaluate
+from client.training import said_of
 from common import arrays
 from common.errors import ModelError
-from common.model_card import MODEL_CARD, ModelCard, load_card
+from common.model_card import MODEL_CARD
 from common.models import build_model
+from common.tasks.nodule_classification import probability
+from common.tasks.nodule_classification.card import ModelCard, load_card
 from common.weights import parse_weights, read_weights
 
 WEIGHTS = "model.safetensors"
@@ -31,12 +34,13 @@ class CardedModel:
 
     def scores(self, pixels: Pixels) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         """(N,) scores in 0..1 of (N, size, size, channels) pixels, as `client.training` evaluates."""
-        return evaluate(self.network, self.views_of(pixels), self.card.evaluation, CPU).score
+        predict = partial(probability, self.card.evaluation, self.network)
+        return np.nan_to_num(said_of(predict, self.views_of(pixels), CPU)[:, 0], nan=0.5)
 
-    def views_of(self, pixels: Pixels) -> Patients:
+    def views_of(self, pixels: Pixels) -> ImagePatients:
         """`pixels` as the study's model is shown them: each an image without a label."""
         count, images = len(pixels), self.card.images
-        return Patients(
+        return ImagePatients(
             pixels=pixels,
             labels=np.zeros(count, np.int64),
             offsets=np.arange(count + 1, dtype=np.int64),

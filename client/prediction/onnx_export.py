@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from client.prediction.model import CardedModel
 from common.errors import ModelError, RunError
-from common.model_card import ModelCard
 from common.symmetry import SYMMETRIES, turned
+from common.tasks.nodule_classification.card import ModelCard
 
 MOST_DIFFERENCE = 1e-4  # of a score
 INPUT, OUTPUT = "images", "score"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from client.data.cohort import Pixels
 from client.prediction.occlusion import ScoreMap
 from common.drawing import BLUE, INK, VERMILLION, canvas
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 LEGEND = (
     "orange, solid line: covering it lowers the score · blue, dashed line: raises it",

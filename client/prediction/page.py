@@ -9,8 +9,9 @@ from client.pack.page import STYLE
 from client.prediction.overlay import NOTE
 from client.prediction.results import Prediction
 from client.prediction.words import percent
-from common.model_card import Judged, ModelCard
+from common.model_card import Judged
 from common.page_parts import absent, count, document, table, with_interval
+from common.tasks.nodule_classification.card import ModelCard
 
 PAGE = "predictions.html"
 MOST_PICTURES = 100  # in the page, which a browser must hold; every one lies beside it as a file

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from client.data import SetAside
-from client.data.cohort import Pixels
-from client.data.image_folder import promoted
+from client.data.cohort import Pixels, promoted
 from client.data.nifti import close_volumes
 from client.data.quarantine import NotUsable
 from client.data.report_objects import Reports, Statement

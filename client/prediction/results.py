@@ -9,7 +9,7 @@ from typing import Any
 
 from client.data import SetAside
 from client.prediction.words import Meaning
-from common.model_card import ModelCard
+from common.tasks.nodule_classification.card import ModelCard
 
 CSV, JSON = "predictions.csv", "predictions.json"
 

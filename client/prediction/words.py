@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from common.histogram import Z
-from common.model_card import Bin, Figure, Judged, ModelCard
+from common.model_card import Bin, Figure, Judged
+from common.tasks.nodule_classification.card import ModelCard
 from common.temperature import calibrated
 
 NO_PROBABILITY = "This is a score and not a probability"

@@ -20,6 +20,7 @@ one call, and lose it however the call ends.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from client.privacy.engine import (
     PatientShape,
     add_to_gradients,
     clip_factors,
+    clippable,
     gradients_aside,
     view_losses,
 )
@@ -37,12 +39,13 @@ from client.privacy.layer_rules import RULES, Rule
 from client.privacy.patient_gradients import Gram, Record
 from client.privacy.precision import low_precision, products
 from common.errors import ModelError
+from common.tasks.task import Loss
 
 # Honest networks stay below 90 of a layer's own norm, and far below of the whole.
 CANCELLATION_LIMIT = 100.0
 
-# On CPU, patients x views x pixels of one chunk: enough that calls cost little, few enough to stay in
-# the cache. 32 pixels are fastest with 128 views, 64 pixels with 32 (docs/benchmarks.md).
+# On CPU, patients x views x positions (pixels, steps) of one chunk: enough that calls cost little, few
+# enough to stay in the cache. 32 pixels are fastest with 128 views, 64 pixels with 32 (docs/benchmarks.md).
 CHUNK_PIXELS = 2**17
 
 
@@ -61,14 +64,16 @@ class BookKeepingClipper:
     def __init__(
         self,
         model: nn.Module,
+        loss: Loss,
         max_grad_norm: float,
         shape: PatientShape,
         precision: Precision = "float32",
     ) -> None:
         self.model = model
+        self.loss = clippable(loss)
         self.max_grad_norm = max_grad_norm
         self.precision = precision
-        self.patients_per_chunk = max(1, CHUNK_PIXELS // (shape.views * shape.size**2))
+        self.patients_per_chunk = max(1, CHUNK_PIXELS // (shape.views * prod(shape.view[1:])))
         self._layers = recorded_layers(model)
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
@@ -83,7 +88,7 @@ class BookKeepingClipper:
         record = Record(views=weights.shape[1], rows_only=rows_only)
         with gradients_aside(list(self._parameters.values())), products(self.precision):
             with self._recording(record, len(inputs)), low_precision(self.precision, inputs.device):
-                loss = view_losses(self.model, inputs, labels, weights)
+                loss = view_losses(self.loss, self.model, inputs, labels, weights)
             loss.backward()  # type: ignore[no-untyped-call]
             self._check_used_inside_layers()
         with torch.no_grad(), products("float32"):

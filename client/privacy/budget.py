@@ -22,8 +22,8 @@ ACCOUNTS: tuple[Account, ...] = ("training", "validation")
 def protocol_noise(protocol: StudyProtocol) -> dict[Account, float]:
     """The noise multiplier of each account that the protocol's own (epsilon, delta) allows.
 
-    0 without differential privacy. The same at every hospital whose cap is not below the epsilon
-    and whose patients no earlier study has drawn on.
+    0 without differential privacy, and where nothing is released. The same at every hospital whose cap
+    is not below the epsilon and whose patients no earlier study has drawn on.
     """
     return {
         account: _noise_for(protocol, account, _epsilon(protocol, account)) for account in ACCOUNTS
@@ -65,7 +65,7 @@ def _study_noise(
                 f"ends here"
             )
         return begun[0].noise_multiplier
-    if protocol.privacy.mechanism == "none":
+    if protocol.privacy.mechanism == "none" or not _plan(protocol, account, 0.0).steps:
         return 0.0
     delta = protocol.privacy.delta
     asked = _epsilon(protocol, account)
@@ -156,7 +156,7 @@ def _plan(protocol: StudyProtocol, account: Account, noise: float) -> Spend:
 
 
 def _noise_for(protocol: StudyProtocol, account: Account, epsilon: float) -> float:
-    if protocol.privacy.mechanism == "none":
-        return 0.0
     plan = _plan(protocol, account, 0.0)
+    if protocol.privacy.mechanism == "none" or not plan.steps:
+        return 0.0
     return calibrate(epsilon, protocol.privacy.delta, plan.sampling_rate, plan.steps)

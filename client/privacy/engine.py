@@ -10,7 +10,8 @@ parameters' `.grad`. `BookKeepingClipper` (book_keeping.py) is the one that hosp
 `HooksClipper` the reference; noise and step stay in `NoisyStep`.
 """
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,10 +20,11 @@ import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from client.privacy.precision import products
 from client.privacy.randomness import RandomStream
+from common.errors import ModelError
+from common.tasks.task import Loss
 
 # Per-view gradients of one chunk are all in memory at once: views x weights x 4 bytes. Small chunks
 # stay in the cache: 24 MB took 0.96 s where 192 MB took 1.65 s (docs/benchmarks.md).
@@ -31,20 +33,22 @@ CHUNK_BYTES = 24 * 1024**2
 
 @dataclass(frozen=True)
 class PatientShape:
-    """What every patient looks like to the model: V views of C x size x size, public constants."""
+    """What every patient looks like to the model: V views of shape `view`, public constants.
+
+    `labels(n)` makes labels of n views of nobody, as the study's loss takes them.
+    """
 
     views: int
-    channels: int
-    size: int
+    view: tuple[int, ...]
+    labels: Callable[[int], Tensor]
 
     def synthetic(self, patients: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, labels and weights of `patients` patients of noise from a public seed."""
         generator = torch.Generator().manual_seed(0)
         n = patients * self.views
-        inputs = torch.randn(n, self.channels, self.size, self.size, generator=generator)
-        labels = torch.arange(n) % 2
+        inputs = torch.randn(n, *self.view, generator=generator)
         weights = torch.full((patients, self.views), 1 / self.views)
-        return inputs.to(device), labels.to(device), weights.to(device)
+        return inputs.to(device), self.labels(n).to(device), weights.to(device)
 
 
 class PatientClipper(Protocol):
@@ -69,16 +73,17 @@ class PatientClipper(Protocol):
     patients_per_chunk: int
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """`inputs` (U*V, C, H, W), `labels` (U*V,) int64, `weights` (U, V) float32, U >= 1.
+        """`inputs` (U*V, ...), `labels` (U*V, ...) as the loss takes them, `weights` (U, V) float32, U >= 1.
 
         All or nothing: after an exception `.grad` is what it was, and the chunk can be repeated.
         """
 
 
-def view_losses(model: nn.Module, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Sum over all views of weight x cross-entropy: a patient's share is its views' weighted sum."""
-    losses: Tensor = F.cross_entropy(model(inputs), labels, reduction="none")
-    return (losses * weights.flatten()).sum()
+def view_losses(
+    loss: Loss, model: nn.Module, inputs: Tensor, labels: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum over all views of weight x loss: a patient's share is its views' weighted sum."""
+    return (loss(model(inputs), labels) * weights.flatten()).sum()
 
 
 @contextmanager
@@ -103,6 +108,17 @@ def add_to_gradients(parameters: Sequence[Tensor], sums: Sequence[Tensor]) -> No
             parameter.grad.add_(clipped)
 
 
+def clippable(loss: Loss) -> Loss:
+    """`loss`, unless it mixes patients: then no clipping bounds what one of them changes. ModelError."""
+    if loss.mixes_patients:
+        raise ModelError(
+            "expected a loss that is a sum over patients and found one that compares them within a "
+            "batch; under differential privacy take a model whose loss is separable, or a rehearsal "
+            'with mechanism = "none"'
+        )
+    return loss
+
+
 def clip_factors(squared_norms: Tensor, max_grad_norm: float) -> Tensor:
     """min(1, C / norm) of every patient, (U,). The floor only keeps 0 from being divided by."""
     return (max_grad_norm / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
@@ -116,8 +132,9 @@ class HooksClipper:
     destroy the model, and show that this patient is there).
     """
 
-    def __init__(self, model: nn.Module, max_grad_norm: float, views: int) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, max_grad_norm: float, views: int) -> None:
         self.model = model
+        self.loss = clippable(loss)
         self.max_grad_norm = max_grad_norm
         self._hooked = GradSampleModule(model, loss_reduction="sum", strict=True)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -131,7 +148,7 @@ class HooksClipper:
             with gradients_aside(self._parameters), products("float32"):
                 # PyTorch warns of a full backward hook on a module none of whose inputs needs a gradient.
                 inputs = inputs.detach().requires_grad_()
-                loss = view_losses(self._hooked, inputs, labels, weights)
+                loss = view_losses(self.loss, self._hooked, inputs, labels, weights)
                 loss.backward()  # type: ignore[no-untyped-call]
             per_patient: list[Tensor] = [
                 parameter.grad_sample.view(patients, views, -1).sum(1)  # type: ignore[attr-defined]
@@ -156,6 +173,7 @@ class HooksClipper:
         """What a pass that was broken off leaves in Opacus' hooks would be added to the next one."""
         for module in self.model.modules():
             vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)  # the next chunk may be a shorter one
         for parameter in self._parameters:
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter._forward_counter = 0  # type: ignore[attr-defined]
@@ -165,16 +183,19 @@ class HooksClipper:
 class PlainSum:
     """No clipping: the same units, sums and denominators without differential privacy."""
 
-    def __init__(self, model: nn.Module, views: int) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, views: int) -> None:
         self.model = model
-        self.patients_per_chunk = max(1, 128 // views)
+        self.loss = loss
+        # A loss that mixes patients is one of the whole draw.
+        self.patients_per_chunk = sys.maxsize if loss.mixes_patients else max(1, 128 // views)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
-        loss = view_losses(self.model, inputs, labels, weights)
-        sums = torch.autograd.grad(
-            loss, self._parameters, allow_unused=True, materialize_grads=True
-        )
+        with products("float32"):
+            loss = view_losses(self.loss, self.model, inputs, labels, weights)
+            sums = torch.autograd.grad(
+                loss, self._parameters, allow_unused=True, materialize_grads=True
+            )
         add_to_gradients(self._parameters, sums)
 
 

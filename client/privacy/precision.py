@@ -32,7 +32,7 @@ _BEFORE: list[str] = []  # the settings as they were before the first of them
 def products(precision: Precision) -> Iterator[None]:
     """Inside, CUDA multiplies float32 in TF32 if `precision` is "tf32" and exactly if not.
 
-    PyTorch's own default is TF32 for convolutions and float32 for matrices. The setting is the
+    PyTorch's own default is TF32 for convolutions and recurrent layers, and float32 for matrices. The setting is the
     process's, and a rehearsal's hospitals are threads of one: while anybody asks for exact products,
     all are exact.
     """
@@ -50,8 +50,10 @@ def products(precision: Precision) -> Iterator[None]:
             _set()
 
 
-def _settings() -> tuple[Any, Any]:
-    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+def _settings() -> tuple[Any, ...]:
+    of_cudnn: Any = torch.backends.cudnn
+    of_cuda: Any = torch.backends.cuda
+    return of_cudnn.conv, of_cudnn.rnn, of_cuda.matmul
 
 
 def _set() -> None:

@@ -11,7 +11,7 @@ from common.clinical.calibration import Calibration, Coefficient, Scaling, Score
 from common.clinical.evaluation import Evaluation
 from common.clinical.plots import decision_svg, reliability_svg
 from common.metrics import Floats
-from common.page_parts import absent, figure, signed, table, with_interval
+from common.page_parts import absent, count, figure, plural, signed, table, with_interval
 
 _SCALED = (
     " Right: the half of the patients who judge the temperature below, before and after it; the other half "
@@ -25,21 +25,33 @@ FEW_PATIENTS = 20  # a bootstrap over fewer gives too narrow bands
 
 @dataclass(frozen=True)
 class Words:
-    """How one evaluation is worded: its two classes, and what is counted."""
+    """How one evaluation is worded: its two classes, what is counted, and what a patient has of it.
+
+    `view` is that ("image"), `unit` the same or "patient" where everyone has one.
+    """
 
     negative: str
     positive: str
     unit: str
+    view: str = "image"
 
     @classmethod
-    def of(cls, found: Evaluation, classes: tuple[str, str]) -> "Words":
+    def of(cls, found: Evaluation, classes: tuple[str, str], view: str = "image") -> "Words":
         """For `found`, with the protocol's `classes`, negative first."""
         negative, positive = (escape(name) for name in classes)
-        return cls(negative, positive, "patient" if found.one_image_a_patient else "image")
+        return cls(negative, positive, "patient" if found.one_image_a_patient else view, view)
+
+    @property
+    def units(self) -> str:
+        return plural(self.unit)
+
+    @property
+    def views(self) -> str:
+        return plural(self.view)
 
     def counted(self, number: int) -> str:
         """ "1 image", "1,200 images"."""
-        return f"{number:,} {self.unit}{'' if number == 1 else 's'}"
+        return count(number, self.unit)
 
 
 def calibration(found: Evaluation, words: Words) -> str:
@@ -54,7 +66,7 @@ def calibration(found: Evaluation, words: Words) -> str:
         else figure(
             reliability_svg(quality, found.temperature),
             "Share of positives by score",
-            f"Each point is about as many {words.unit}s, of neighbouring scores (the thin line is their "
+            f"Each point is about as many {words.units}, of neighbouring scores (the thin line is their "
             f"range). On the dashed line a score is the share of “{words.positive}”."
             + (_SCALED if found.temperature else ""),
         )
@@ -62,7 +74,7 @@ def calibration(found: Evaluation, words: Words) -> str:
     rows = [
         [name, value, meaning]
         for name, value, meaning in (
-            *_calibration_rows(quality),
+            *_calibration_rows(quality, words),
             *_recalibration_rows(quality),
             *_temperature_rows(found.temperature),
         )
@@ -82,7 +94,7 @@ def _in_words(found: ScoreBin, words: Words) -> str:
     value = found.observed.value or 0.0
     whom = "to whom" if words.unit == "patient" else "to which"
     return (
-        f"Of 100 {words.unit}s {whom} it gives {_about(found.mean)}, "
+        f"Of 100 {words.units} {whom} it gives {_about(found.mean)}, "
         f"{100 * value:.0f} were “{words.positive}” (95 %: {100 * low:.0f} to {100 * high:.0f})."
     )
 
@@ -93,13 +105,13 @@ def _about(score: float) -> str:
     return "less than 1 %" if score < 0.5 else "more than 99 %"
 
 
-def _calibration_rows(quality: Calibration) -> list[tuple[str, str, str]]:
+def _calibration_rows(quality: Calibration, words: Words) -> list[tuple[str, str, str]]:
     brier = quality.brier
     rows = [
         (
             "Expected calibration error",
             f"{quality.expected_error:.3f}",
-            f"mean distance of score and share; with so many images chance alone gives about "
+            f"mean distance of score and share; with so many {words.views} chance alone gives about "
             f"{quality.by_chance:.3f}",
         ),
         (
@@ -192,7 +204,7 @@ def decision(found: Evaluation, words: Words) -> str:
             f"{_where(curve.threshold, better)}; {beyond}."
         )
     return f"<p>{said}</p>" + figure(
-        decision_svg(curve),
+        decision_svg(curve, words.unit),
         "Decision curve: net benefit by threshold",
         f"Whoever acts from 10 % on accepts nine needless acts for one that is due. Net benefit: right "
         f"acts less needless ones at that exchange rate, per {words.unit}; band: 95 %, by a bootstrap "

@@ -32,6 +32,7 @@ from common.metrics import (
     patients_per_class,
     roc_curve_points,
 )
+from common.page_parts import plural
 
 AIMS = (("sensitivity", 0.90), ("sensitivity", 0.95), ("specificity", 0.90), ("specificity", 0.95))
 THRESHOLDS = tuple(float(round(t, 2)) for t in np.arange(0.01, 1.0, 0.01))
@@ -107,14 +108,16 @@ def evaluate(
     )
 
 
-def groups_of(scores: Scores, classes: tuple[str, str]) -> dict[str, NDArray[np.str_]]:
-    """The groups that scores alone can tell: the image's class, how many images its patient has."""
+def groups_of(
+    scores: Scores, classes: tuple[str, str], view: str = "image"
+) -> dict[str, NDArray[np.str_]]:
+    """The groups that scores alone can tell: a view's class, how many views its patient has."""
     at, count = np.unique(scores.patient, return_inverse=True, return_counts=True)[1:]
     images = count[at]
     sizes = np.select(
         [images == 1, images <= 5, images <= 20], ["1", "2–5", "6–20"], "more than 20"
     )
-    return {"class": np.array(classes)[scores.label], "images of the patient": sizes}
+    return {"class": np.array(classes)[scores.label], f"{plural(view)} of the patient": sizes}
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

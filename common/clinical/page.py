@@ -13,10 +13,11 @@ from common.clinical.figures import OperatingPoint, Share
 from common.clinical.froc_page import findings
 from common.clinical.plots import discrimination_svg
 from common.clinical.subgroups import Subgroup, Suppressed
-from common.page_parts import absent, figure, table, with_interval
+from common.page_parts import absent, count, figure, table, with_interval
 
 Kind = TypeVar("Kind")
 
+RESEARCH = "Research use, not a medical device: no patient is to be treated by it."
 NO_THRESHOLD = "no threshold reaches it and still tells anything apart"
 TOO_FEW_TO_SPLIT = (
     "There are too few patients to choose the threshold on some and judge it on others. It was chosen "
@@ -54,13 +55,14 @@ def headline(found: Evaluation, words: Words) -> str:
 
 def sections(found: Evaluation, words: Words) -> list[tuple[str, str]]:
     """Title and HTML of each section but the limits, in order of reading."""
+    of_scans = [("Findings per scan", findings(found))] if words.view == "image" else []
     return [
         ("How well it tells them apart", discrimination(found, words)),
         ("At a threshold", operating_points(found, words)),
-        ("Findings per scan", findings(found)),
+        *of_scans,
         ("Can a score be read as a probability?", calibration(found, words)),
         ("Is it worth acting on?", decision(found, words)),
-        ("Groups of patients", groups(found)),
+        ("Groups of patients", groups(found, words)),
     ]
 
 
@@ -68,12 +70,12 @@ def discrimination(found: Evaluation, words: Words) -> str:
     """ROC and precision-recall curve, with their areas and intervals."""
     svg = discrimination_svg(found)
     if svg is None or found.auroc is None or found.average_precision is None:
-        return f"<p>{absent('Not defined: all images are of one class.')}</p>"
+        return f"<p>{absent(_one_class(words))}</p>"
     share = found.positive_images / found.images
     return figure(
         svg,
         "ROC curve and precision-recall curve with their 95 % bands",
-        f"{found.patients:,} patients, {found.images:,} images, {found.positive_images:,} of them "
+        f"{found.patients:,} patients, {count(found.images, words.view)}, {found.positive_images:,} of them "
         f"“{words.positive}”. Left: area (AUROC) "
         f"{with_interval(found.auroc, found.auroc_interval, 3)}, by DeLong's method. Right: average "
         f"precision {with_interval(found.average_precision, found.average_precision_interval, 3)}; "
@@ -86,7 +88,7 @@ def discrimination(found: Evaluation, words: Words) -> str:
 def operating_points(found: Evaluation, words: Words) -> str:
     """The 2x2 table at the first aim, and each aim's sensitivity and specificity."""
     if found.auroc is None:
-        return f"<p>{absent('Not defined: all images are of one class.')}</p>"
+        return f"<p>{absent(_one_class(words))}</p>"
     judged = next((point for point in found.points if point is not None), None)
     if judged is None:
         return f"<p>{absent('There is none: ' + NO_THRESHOLD + '.')}</p>"
@@ -100,8 +102,8 @@ def operating_points(found: Evaluation, words: Words) -> str:
         parts.append(_two_by_two(found.point, words))
     parts.append(table(head, rows, "numbers"))
     parts.append(
-        f'<p class="caption">Shares of {words.unit}s with their 95 % intervals (Wilson'
-        + ("" if found.one_image_a_patient else ", with as many images as are independent")
+        f'<p class="caption">Shares of {words.units} with their 95 % intervals (Wilson'
+        + ("" if found.one_image_a_patient else f", with as many {words.views} as are independent")
         + "). Alarms right: positive predictive value; all-clears right: negative predictive value. "
         f"These two hold where “{words.positive}” is as common as here.</p>"
     )
@@ -116,7 +118,7 @@ def _two_by_two(point: OperatingPoint, words: Words) -> str:
         [f"score &lt; {point.threshold:.2g}", f"{missed:,}", f"{clears:,}", f"{missed + clears:,}"],
         ["together", f"{hits + missed:,}", f"{alarms + clears:,}", f"{point_total(point):,}"],
     ]
-    head = [words.unit + "s", f"truly “{words.positive}”", f"truly “{words.negative}”", "together"]
+    head = [words.units, f"truly “{words.positive}”", f"truly “{words.negative}”", "together"]
     return table(head, rows, "numbers counts")
 
 
@@ -139,9 +141,9 @@ def _point_row(aim: str, wanted: float, point: OperatingPoint | None) -> list[st
     ]
 
 
-def groups(found: Evaluation) -> str:
+def groups(found: Evaluation, words: Words) -> str:
     """A table for each way to group the patients; small cells are suppressed."""
-    tables = "".join(_group_table(told_by, rows) for told_by, rows in found.groups.items())
+    tables = "".join(_group_table(told_by, rows, words) for told_by, rows in found.groups.items())
     threshold = (
         f"Sensitivity and specificity at the first threshold above, {found.point.threshold:.3g}, on all "
         f"patients{'' if found.point.same_patients else ', half of whom chose it'}. "
@@ -160,8 +162,9 @@ def groups(found: Evaluation) -> str:
     )
 
 
-def _group_table(told_by: str, rows: Sequence[Subgroup]) -> str:
-    head = [escape(told_by), "Patients", "Images", "AUROC", "Sensitivity", "Specificity"]
+def _group_table(told_by: str, rows: Sequence[Subgroup], words: Words) -> str:
+    views = words.views.capitalize()
+    head = [escape(told_by), "Patients", views, "AUROC", "Sensitivity", "Specificity"]
     body = [
         [
             escape(row.name),
@@ -174,20 +177,30 @@ def _group_table(told_by: str, rows: Sequence[Subgroup]) -> str:
     return table(head, body, "numbers")
 
 
+def _one_class(words: Words) -> str:
+    return f"Not defined: all {words.views} are of one class."
+
+
 def _cell(value: Kind | Suppressed | None, form: Callable[[Kind], str]) -> str:
     if value is None:
         return "–"
     return absent("not shown") if isinstance(value, str) else form(value)
 
 
-LIMITS = (
-    "Research use, not a medical device: no patient is to be treated by it.",
-    "These are the hospital's validation patients: never trained on, but of the same scanners, readers and "
-    "years as the training patients. Elsewhere, and later, it may do worse.",
-    "The labels are taken for the truth.",
-    "Intervals cover the choice of patients, nothing else; they are too narrow where patients were picked.",
-    "But for the findings per scan, a finding counts once for each of its images.",
-)
+def limits(words: Words) -> tuple[str, ...]:
+    """What the figures do not say."""
+    of_images = words.view == "image"
+    same = "scanners, readers and years" if of_images else "place and years"
+    said = (
+        RESEARCH,
+        f"These are the hospital's validation patients: never trained on, but of the same {same} as the "
+        f"training patients. Elsewhere, and later, it may do worse.",
+        "The labels are taken for the truth.",
+        "Intervals cover the choice of patients, nothing else; they are too narrow where patients were "
+        "picked.",
+    )
+    of_findings = ("But for the findings per scan, a finding counts once for each of its images.",)
+    return said + of_findings if of_images else said
 
 
 def shown(found: Share | None) -> str:

@@ -89,8 +89,8 @@ def _reliability(
     )
 
 
-def decision_svg(found: DecisionCurve) -> str:
-    """Net benefit by threshold: the model with its 95 % band, all, none."""
+def decision_svg(found: DecisionCurve, unit: str) -> str:
+    """Net benefit by threshold, per `unit`: the model with its 95 % band, all, none."""
     figure, (axes,) = canvas(6.4, 3.7, 1)
     axes.fill_between(found.threshold, found.low, found.high, color=BLUE, alpha=0.16, linewidth=0)
     axes.plot(found.threshold, found.model, color=BLUE, linewidth=1.6, label="act on the model")
@@ -100,7 +100,7 @@ def decision_svg(found: DecisionCurve) -> str:
     axes.axhline(0, color=INK, linestyle=":", linewidth=1.2, label="act on nobody")
     top = max(float(found.high.max()), float(found.treat_all.max()), LEAST_HEIGHT)
     axes.set(xlim=(0, 1), ylim=(-max(LEAST_HEIGHT, 0.15 * top), 1.05 * top))
-    axes.set(xlabel="threshold: act from this score on", ylabel="net benefit per image")
+    axes.set(xlabel="threshold: act from this score on", ylabel=f"net benefit per {unit}")
     axes.legend(frameon=False, fontsize=8.5, loc="upper right")
     return svg_of(figure)
 

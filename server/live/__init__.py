@@ -2,7 +2,7 @@
 
     address.py   where it may listen: loopback and nothing else
     look.py      what is read from disk, and read again only when it changed
-    figures.py   epsilon and AUROC, worked out beside the page
+    figures.py   epsilon and discrimination, worked out beside the page
     judging.py   ... in a process that ends
     words.py     codes, states and times in words
     rounds.py    the hospitals x rounds matrix

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from common.page_parts import absent, count, figure, table
+from common.tasks import task_of
 from server.flags import WORDS
 from server.live.attention import attention
 from server.live.figures import Judged
@@ -15,7 +16,7 @@ from server.live.look import Look
 from server.live.rounds import matrix
 from server.live.style import STYLE
 from server.live.words import STATES, epsilon_in_words, in_rounds, moment, span
-from server.page import small
+from server.page import heading, small
 
 AGAIN_SECONDS = 5  # until the browser asks again: an answer takes milliseconds
 STILL = "/still"
@@ -37,7 +38,7 @@ def document(
     sections = {
         "Hospitals": hospitals(look, judged, now),
         "Rounds": f'<div class="wide">{matrix(look)}</div>',
-        "Learning curve": _curve(judged),
+        **({} if figure_of(look) is None else {"Learning curve": _curve(look, judged)}),
         "Warnings about updates": _warnings(look),
     }
     if look.run is None:
@@ -160,7 +161,8 @@ def _tiles(look: Look, judged: Judged | None) -> str:
         if run["round"] > run["rounds"]:
             needed = "the final evaluation ends with any number"
         tiles.append(("Answers in the open round", f"{answered} of {asked}", needed))
-    tiles.append(("AUROC, released", *_auroc(judged)))
+    if (name := figure_of(look)) is not None:
+        tiles.append((f"{heading(name)}, released", *_released(judged)))
     tiles.append(("Largest ε, of the promised", *_largest(look, judged)))
     cells = "".join(
         f'<div class="tile"><div class="label">{label}</div><div class="value">{value}</div>'
@@ -168,6 +170,12 @@ def _tiles(look: Look, judged: Judged | None) -> str:
         for label, value, note in tiles
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def figure_of(look: Look) -> str | None:
+    """What the discrimination is called; None where nothing is judged."""
+    judge = task_of(look.protocol).judge
+    return None if judge is None else judge.figure
 
 
 def _pace(look: Look) -> str:
@@ -179,13 +187,13 @@ def _pace(look: Look) -> str:
     return f"{span(usual)} each on average{more}"
 
 
-def _auroc(judged: Judged | None) -> tuple[str, str]:
+def _released(judged: Judged | None) -> tuple[str, str]:
     """Value and note of the tile."""
     if judged is None:
         return absent("not yet known"), ""
-    if judged.auroc is None:
+    if judged.discrimination is None:
         return absent("not known"), "nothing released, or too few patients to say"
-    value, low, high = judged.auroc
+    value, low, high = judged.discrimination
     return f"{value:.3f}", f"95 % {low:.3f}–{high:.3f}, after {count(judged.after or 0, 'round')}"
 
 
@@ -205,15 +213,16 @@ def _largest(look: Look, judged: Judged | None) -> tuple[str, str]:
     )
 
 
-def _curve(judged: Judged | None) -> str:
+def _curve(look: Look, judged: Judged | None) -> str:
     if judged is None:
         return f"<p>{absent('Being worked out.')}</p>"
     if judged.curve is None:
         return f"<p>{absent('Nothing to draw yet: nothing was released, or too few patients to say.')}</p>"
+    name = heading(figure_of(look) or "")
     return figure(
         judged.curve,
-        "AUROC after each server round",
-        "AUROC on the validation patients of all hospitals, read from the released score histograms; "
+        f"{name} after each server round",
+        f"{name} on the validation patients of all hospitals, read from the released histograms; "
         "bars are 95 % intervals over noise and choice of patients. 0.5 is chance.",
     )
 

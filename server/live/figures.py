@@ -1,4 +1,4 @@
-"""Epsilon and AUROC for the live page, worked out beside it: the page never waits for an accountant."""
+"""Epsilon and discrimination for the live page, worked out beside it: it never waits for an accountant."""
 
 import json
 import logging
@@ -20,15 +20,15 @@ log = logging.getLogger("intramural.page")
 class Judged:
     """What `rounds` closed rounds of a run add up to.
 
-    `epsilon` by hospital, as stated; None without differential privacy. `auroc` is value, low and high as
-    released, of the model `after` so many rounds; None when there is nothing to read. `curve` is SVG,
+    `epsilon` by hospital, as stated; None without differential privacy. `discrimination` is value, low and
+    high as released, of the model `after` so many rounds; None when there is nothing to read. `curve` is SVG,
     None when there is nothing to draw.
     """
 
     run: str
     rounds: int
     epsilon: dict[str, float | None]
-    auroc: list[float] | None
+    discrimination: list[float] | None
     after: int | None
     curve: str | None
 

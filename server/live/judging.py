@@ -1,4 +1,4 @@
-"""Epsilon and AUROC of a run as JSON, in a process of its own that ends when it has said them.
+"""Epsilon and discrimination of a run as JSON, in a process of its own that ends when it has said them.
 
 scipy, matplotlib and the accountant take 170 MB and two seconds: with the page they would stay for as long
 as the coordinator does.
@@ -16,21 +16,21 @@ from server.home import Outcome
 def judged(folder: Path) -> str:
     """The fields of `server.live.figures.Judged` of the run in `folder`, as the report has them."""
     # Loaded when it is certain that somebody still waits, see `main`.
-    from server.deployed_facts import gather
+    from server.deployed_facts import discrimination, gather
     from server.plots import learning_curve_svg
     from server.status import closed_rounds
 
     protocol, records = load_protocol(folder / "protocol.toml"), closed_rounds(folder)
     facts = gather(protocol, records, Outcome.load(folder))
-    auroc = None if facts.released is None else facts.released.auroc
+    found = discrimination(facts.released)
     return json.dumps(
         {
             "run": folder.name,
             "rounds": len(records),
             "epsilon": {hospital.name: hospital.epsilon for hospital in facts.hospitals},
-            "auroc": None if auroc is None else [auroc.value, *auroc.interval],
+            "discrimination": None if found is None else [found.value, *found.interval],
             "after": facts.judged_after,
-            "curve": learning_curve_svg(facts.rounds, None),
+            "curve": learning_curve_svg(facts.rounds, None, facts.figure) if facts.figure else None,
         }
     )
 

@@ -74,7 +74,8 @@ def matrix(look: Look) -> str:
 def heard(look: Look) -> list[RoundRecord]:
     """The closed rounds, and what came after them: the final evaluation, or a round that failed."""
     last = look.outcome.last if look.outcome is not None else None
-    return [*look.records, *([] if last is None else [RoundRecord.read(last)])]
+    after = [] if last is None else [RoundRecord.read(last)]
+    return [*look.records, *(record for record in after if record.round > len(look.records))]
 
 
 def _past(look: Look) -> Iterator[_Column]:

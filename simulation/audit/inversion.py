@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from client.data import Patients
+from client.data import ImagePatients
 from common.model_spec import model_of
 from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.audit.mechanism import LEVEL
 from simulation.audit.outcome import Check, InversionResult, Recovered
 from simulation.audit.throwaway import (
@@ -156,7 +157,7 @@ class _Attack:
     def update(self, subject: Subject, patient: int) -> Tensor:
         """(weights,): what one step on this patient alone releases, as a gradient, in units of C."""
         images = self.patients.of(patient)
-        alone = Patients(
+        alone = ImagePatients(
             pixels=self.patients.pixels[images],
             labels=self.patients.labels[images],
             offsets=np.array([0, images.stop - images.start]),
@@ -212,7 +213,7 @@ class _Attack:
         return right
 
 
-def _study(subject: Subject) -> StudyProtocol:
+def _study(subject: Subject) -> NoduleStudy:
     return subject.study(
         _NOMINAL,
         _NOMINAL,  # the learning rate: a step is then large against the weights' rounding

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from client import training
-from client.data import Patients
+from client.data import ImagePatients
 from client.ledger import Spend
 from client.privacy import randomness
 from client.privacy.budget import protocol_noise
 from common.errors import ProtocolError
 from common.model_spec import model_of
 from common.phantom import phantom_patches, to_grey8
-from common.protocol import Images, StudyProtocol, parse_protocol
+from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import Images, NoduleStudy, of_images
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Subject:
     one that runs: the same, or 0 with the mechanism switched off.
     """
 
-    protocol: StudyProtocol
+    protocol: NoduleStudy
     sigma: float
     noise: float
 
@@ -60,16 +61,15 @@ class Subject:
                 f"an audit needs a claim, and study '{protocol.study}' has privacy.mechanism 'none'; "
                 f"audit the study with 'dp-sgd', and with --no-dp to see the audit fail"
             )
+        study = of_images(protocol, "the audit")
         sigma = protocol_noise(protocol)["training"]
-        return cls(protocol, sigma, 0.0 if no_dp else sigma)
+        return cls(study, sigma, 0.0 if no_dp else sigma)
 
     @property
     def clip(self) -> float:
         return self.protocol.privacy.max_grad_norm
 
-    def study(
-        self, nominal: int, learning_rate: float, **sections: dict[str, Any]
-    ) -> StudyProtocol:
+    def study(self, nominal: int, learning_rate: float, **sections: dict[str, Any]) -> NoduleStudy:
         """A study of one hospital with the subject's mechanism, and `sections` changed."""
         fields = self.protocol.model_dump(by_alias=True, exclude_none=True, mode="json")
         for absent in ("without-dp", "coordinator", "aggregation"):
@@ -88,11 +88,11 @@ class Subject:
             fields["privacy"]["mechanism"] = "none"
         for name, section in sections.items():
             fields[name] |= section
-        return parse_protocol(tomli_w.dumps(fields))
+        return of_images(parse_protocol(tomli_w.dumps(fields)), "the audit")
 
 
 def released(
-    model: nn.Module, patients: Patients, study: StudyProtocol, noise: float, steps: int
+    model: nn.Module, patients: ImagePatients, study: StudyProtocol, noise: float, steps: int
 ) -> Floats:
     """What each of `steps` local steps of one round releases, (steps, weights), in units of C.
 
@@ -107,7 +107,7 @@ def released(
 
 
 def released_sum(
-    model: nn.Module, patients: Patients, study: StudyProtocol, noise: float, steps: list[int]
+    model: nn.Module, patients: ImagePatients, study: StudyProtocol, noise: float, steps: list[int]
 ) -> Floats:
     """The sum of what rounds of so many `steps` release, (weights,), in units of C."""
     before = flat(model)
@@ -117,7 +117,7 @@ def released_sum(
     return total
 
 
-def _round(model: nn.Module, patients: Patients, study: StudyProtocol, spend: Spend) -> None:
+def _round(model: nn.Module, patients: ImagePatients, study: StudyProtocol, spend: Spend) -> None:
     """As the vault does it, and each time under the same purpose: fresh streams have none."""
     stream = randomness.RandomStream.of(None, study.digest, "audit", 1)
     nominal = study.hospital("audit").nominal_patients
@@ -160,11 +160,11 @@ def fresh_model(study: StudyProtocol) -> nn.Module:
         return model_of(study)
 
 
-def phantom_patients(images: Images, patients: int, views: int, seed: int) -> Patients:
+def phantom_patients(images: Images, patients: int, views: int, seed: int) -> ImagePatients:
     """`patients` phantom patients with `views` images each, of classes 0 and 1."""
     made = phantom_patches(patients * views, size=images.size, seed=seed)
     grey = to_grey8(made.hu).numpy()
-    return Patients(
+    return ImagePatients(
         pixels=np.repeat(grey[..., None], images.channels, axis=3),
         labels=made.label.numpy(),
         offsets=np.arange(0, patients * views + 1, views),
@@ -208,7 +208,7 @@ def canary_scores(released: Floats) -> Floats:
     return scores
 
 
-def canary_study(subject: Subject, nominal: int, steps: int) -> StudyProtocol:
+def canary_study(subject: Subject, nominal: int, steps: int) -> NoduleStudy:
     """The study in which canaries take part; rate, steps and clipping norm are the subject's."""
     views = min(4, subject.protocol.training.views_per_patient)
     # Over all steps a logit moves by a few thousandths: see `CanaryTable`.
@@ -222,11 +222,11 @@ def canary_study(subject: Subject, nominal: int, steps: int) -> StudyProtocol:
     )
 
 
-def canaries(numbers: NDArray[np.int64], views: int) -> Patients:
+def canaries(numbers: NDArray[np.int64], views: int) -> ImagePatients:
     """One canary patient for every number below 65,536, each with `views` equal images, label 0."""
     each = np.repeat(numbers, views).astype(np.uint16)
     shape = (len(each), CANARY_PIXELS, CANARY_PIXELS, 1)
-    return Patients(
+    return ImagePatients(
         pixels=np.broadcast_to(each[:, None, None, None], shape).copy(),
         labels=np.zeros(len(each), np.int64),
         offsets=np.arange(0, len(each) + 1, views),

@@ -146,6 +146,47 @@ def medmnist(
         typer.echo(f"next: intramural-simulate --data {out / HOSPITALS} --protocol ...")
 
 
+@app.command()
+def brca(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with brca.csv and train_test_split.csv, as in FLamby.")
+    ],
+    out: Out,
+    published_split: Annotated[
+        bool, typer.Option("--published-split", help="The benchmark's sides, as train/ and test/.")
+    ] = False,
+) -> None:
+    """Fed-TCGA-BRCA: survival of breast cancer in six regions -> records.csv for each."""
+    with refusing_to_write(out):
+        from simulation.convert.brca import convert_brca
+
+        _table(convert_brca(folder, out, published_split=published_split))
+        data = out / "train" if published_split else out
+        typer.echo(f"next: intramural-simulate --example breast-survival --data {data}")
+
+
+@app.command()
+def heart(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with processed.cleveland.data and its three siblings.")
+    ],
+    out: Out,
+    published_split: Annotated[
+        bool, typer.Option("--published-split", help="The benchmark's sides, as train/ and test/.")
+    ] = False,
+) -> None:
+    """The UCI heart-disease files: coronary disease at four hospitals -> records.csv for each.
+
+    The files name no patient: a row stands for one.
+    """
+    with refusing_to_write(out):
+        from simulation.convert.heart import convert_heart
+
+        _table(convert_heart(folder, out, published_split=published_split))
+        data = out / "train" if published_split else out
+        typer.echo(f"next: intramural-simulate --example heart --data {data}")
+
+
 def _say(out: Path, done: "Converted") -> None:
     _table(done.hospitals)
     console = Console(stderr=True)

@@ -19,6 +19,7 @@ from common.phantom import MIMIC_KINDS, NODULE_KINDS, SCANNERS
 from common.phantom_scene import Scanner
 from common.progress import Progress
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
+from common.tasks.nodule_classification.study import of_images
 from simulation.convert import HELD_OUT, HOSPITALS
 from simulation.hospitals import with_roster
 from simulation.phantom_export.dicom import Maker, Series, place_mm, write_series
@@ -69,7 +70,7 @@ def export(
             f"expected at least {_FEWEST} patients a hospital, found {patients}; give more"
         )
     torch.set_num_threads(1)  # small planes lose more than they gain by a second thread
-    example = load_protocol(FIRST_RUN)
+    example = of_images(load_protocol(FIRST_RUN), "the export")
     cohorts = {name: patients or count for name, count in list(PATIENTS.items())[:hospitals]}
     total, done = sum(cohorts.values()) + 1, 0
     training: dict[str, int] = {}

@@ -71,7 +71,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from opacus import PrivacyEngine
 from torch.utils.data import DataLoader, TensorDataset
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from common.models import build_model
 from common.protocol import load_protocol
 app = ClientApp()

@@ -34,15 +34,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from client.ledger import Ledger
 from common.keys import fingerprint, parse_public_key
 from common.models import build_model
-from common.protocol import StudyProtocol, parse_protocol
 from server.home import Home
 from server.roster import load_roster
-from simulation import hospitals
+from simulation.phantoms import nodule_classification
 from tests.benchmarks.bare_flower import bare
 from tests.benchmarks.watching import Watch, loaded
 from tests.consortium import Consortium, deployable
+from tests.studies import nodule_study
 
-hospitals.PATCHES_PER_PATIENT = (1, 1)
+nodule_classification.PATCHES_PER_PATIENT = (1, 1)
 NAMES = ("north", "east", "south", "west")
 STAGES = (
     "asked -> pulled", "-> all objects there", "-> reserved", "-> sealed (the work)",
@@ -63,7 +63,7 @@ privacy = {{ epsilon = 8.0 }}
 participation = {{ quorum = {len(names)} }}
 hospitals = [{rows}]
 """
-    made: StudyProtocol = deployable(parse_protocol(text), **{"retry-seconds": 240.0})
+    made = deployable(nodule_study(text), **{"retry-seconds": 240.0})
     return Consortium(made, noise_seed=None)
 
 

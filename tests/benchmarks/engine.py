@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from client.policy import Precision
 from client.privacy.book_keeping import BookKeepingClipper
 from client.privacy.chunks import Chunks
-from client.privacy.engine import HooksClipper, PatientClipper, PatientShape, PlainSum
+from client.privacy.engine import HooksClipper, PatientClipper, PlainSum
 from common.models import build_model
+from tests.shapes import CROSS_ENTROPY, image_shape
 
 OPACUS = ("opacus hooks", "opacus ghost", "opacus ew")
 SLOWEST = 60.0  # seconds a step
@@ -72,11 +73,11 @@ def step_of(
     engine: str, case: Case, model: nn.Module, device: torch.device, precision: Precision
 ) -> Callable[[Tensor, Tensor, Tensor], None]:
     """What adds one batch's gradient sum, clipped but for "non-private", to `.grad`."""
-    shape = PatientShape(case.views, 3, case.size)
+    shape = image_shape(case.views, 3, case.size)
     clippers: dict[str, Callable[[], PatientClipper]] = {
-        "non-private": lambda: PlainSum(model, case.views),
-        "ours": lambda: BookKeepingClipper(model, 1.0, shape, precision),
-        "opacus hooks by patient": lambda: HooksClipper(model, 1.0, case.views),
+        "non-private": lambda: PlainSum(model, CROSS_ENTROPY, case.views),
+        "ours": lambda: BookKeepingClipper(model, CROSS_ENTROPY, 1.0, shape, precision),
+        "opacus hooks by patient": lambda: HooksClipper(model, CROSS_ENTROPY, 1.0, case.views),
     }
     if engine in clippers:
         clipper = clippers[engine]()
@@ -114,7 +115,7 @@ def child(engine: str, case: Case, device: torch.device, precision: Precision) -
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build_model(case.model, 3, 2).to(device)
-    batch = PatientShape(case.views, 3, case.size).synthetic(case.patients, device)
+    batch = image_shape(case.views, 3, case.size).synthetic(case.patients, device)
     step = step_of(engine, case, model, device, precision)
     on_gpu = device.type == "cuda"
     if on_gpu:

@@ -21,6 +21,7 @@ import torch
 
 from common import outbound
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
+from common.tasks.nodule_classification.study import of_images
 from server.flags import rounds_flagged
 from simulation.hospitals import from_folder, from_phantoms, settle
 from simulation.live import Silent
@@ -68,7 +69,8 @@ def compare(
     protocol: StudyProtocol, data: Mapping[str, Path], odd: str, folder: Path, seed: int
 ) -> dict[str, Found]:
     """What is flagged in a clean run, and in one in which `odd` has its labels swapped."""
-    wrong = swap_labels(data[odd], protocol.images.classes, folder / "swapped")
+    classes = of_images(protocol, "swapping labels").images.classes
+    wrong = swap_labels(data[odd], classes, folder / "swapped")
     found = {}
     for kind, those in (("clean", dict(data)), ("swapped", {**data, odd: wrong})):
         found[kind], seconds = flags_of(protocol, those, folder / kind, seed)

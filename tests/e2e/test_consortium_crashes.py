@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.consortium import Consortium, deployable
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 Row = Callable[[str, str, str], None]
 Make = Callable[..., Consortium]
 

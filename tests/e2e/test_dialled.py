@@ -23,10 +23,10 @@ from PIL.PngImagePlugin import PngInfo
 from client.canary.names import NAME, PLANTED, found_in
 from client.connection import Connection
 from client.node import relay_environment
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.consortium import Consortium, deployable
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(400)]

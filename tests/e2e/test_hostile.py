@@ -32,19 +32,19 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from client.data import count_patients
+from client.data.image_folder import count_patients
 from common import messages, records
 from common.bundle import bundle
 from common.executor import RuntimeApi
 from common.files import sha256
 from common.keys import make_private_key, pem_private
 from common.messages import Refusal, TrainRequest
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from server.authority import issue_server, load_authority, make_authority, pem
 from server.initial import initial_arrays
 from tests.consortium import Consortium, command, deployable
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]

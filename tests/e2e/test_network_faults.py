@@ -12,10 +12,10 @@ from contextlib import suppress
 
 import pytest
 
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.consortium import Consortium, deployable
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]

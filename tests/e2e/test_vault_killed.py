@@ -21,10 +21,10 @@ from client.verification import verify
 from common import messages
 from common.messages import TrainReply, TrainRequest, fingerprint
 from common.models import build_model
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import from_phantoms, settle
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 Outcome = Literal["ended", "killed"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -107,7 +107,7 @@ for line in sys.stdin:
 class Hospital:
     """A tiny phantom hospital, the processes that answer for it, and everything that left it."""
 
-    def __init__(self, folder: Path, study: StudyProtocol) -> None:
+    def __init__(self, folder: Path, study: NoduleStudy) -> None:
         self.study, self.folder = study, folder
         data = from_phantoms(study, folder / "data", seed=4)
         sites = settle(study, folder / "hospitals", data, device="cpu", noise_seed=None)

@@ -16,11 +16,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from client import training
-from client.data import Patients
+from client.data import ImagePatients
 from client.privacy import engine
 from client.privacy.randomness import RandomStream
 from client.privacy.sampling import Draw, poisson_draw
 from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation import audit
 from simulation.__main__ import EXIT_AUDIT_FAILED, app
 from simulation.audit import canaries, inversion, mechanism
@@ -38,11 +39,12 @@ from tests.integration.test_mutations import (
     noise_used_again_in_the_next_step,
     true_train,
 )
+from tests.shapes import CROSS_ENTROPY
 
 pytestmark = pytest.mark.slow
 
 Patch = pytest.MonkeyPatch
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 NOISE, SENSITIVITY, SAMPLING, CANARIES = "noise", "sensitivity", "sampling", "canaries"
 
@@ -73,7 +75,7 @@ def no_noise_where_a_patient_was_drawn(patch: Patch) -> None:
 
 def no_clipping(patch: Patch) -> None:
     def clipper(model: nn.Module, protocol: StudyProtocol, *_: Any) -> engine.PatientClipper:
-        return engine.PlainSum(model, protocol.training.views_per_patient)
+        return engine.PlainSum(model, CROSS_ENTROPY, protocol.training.views_per_patient)
 
     patch.setattr(training, "make_clipper", clipper)
 
@@ -96,24 +98,24 @@ def a_broken_image_not_zeroed(patch: Patch) -> None:
 
 
 def everybody_is_drawn(patch: Patch) -> None:
-    def draw(patients: Patients, _: float, *rest: Any) -> Draw:
+    def draw(patients: ImagePatients, _: float, *rest: Any) -> Draw:
         return poisson_draw(patients, 1.0, *rest)
 
     patch.setattr(training, "poisson_draw", draw)
 
 
 def draws_of_a_fixed_size(patch: Patch) -> None:
-    def draw(patients: Patients, rate: float, views: int, stream: RandomStream) -> Draw:
+    def draw(patients: ImagePatients, rate: float, views: int, stream: RandomStream) -> Draw:
         everybody = poisson_draw(patients, 1.0, views, stream)
         kept = np.argsort(stream.uniform(len(patients)))[: round(rate * len(patients))]
-        return Draw(everybody.images[kept], everybody.weights[kept])
+        return Draw(everybody.views[kept], everybody.weights[kept])
 
     patch.setattr(training, "poisson_draw", draw)
 
 
 def denominator_from_the_private_cohort(patch: Patch) -> None:
     def train(
-        model: nn.Module, patients: Patients, protocol: StudyProtocol, _: int, *rest: Any
+        model: nn.Module, patients: ImagePatients, protocol: StudyProtocol, _: int, *rest: Any
     ) -> None:
         true_train(model, patients, protocol, len(patients), *rest)
 
@@ -160,13 +162,13 @@ def failed_parts(subject: Subject) -> set[str]:
 
 
 @pytest.fixture
-def study(small_study: MakeStudy) -> StudyProtocol:
+def study(small_study: MakeStudy) -> NoduleStudy:
     """Eight steps at a rate of 0.5, at epsilon 8."""
     return small_study(north=100).model_copy(update={"rounds": 4})
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.apply.__name__)
-def test_a_planted_bug_is_found(bug: Bug, study: StudyProtocol, monkeypatch: Patch) -> None:
+def test_a_planted_bug_is_found(bug: Bug, study: NoduleStudy, monkeypatch: Patch) -> None:
     bug.apply(monkeypatch)
     assert failed_parts(Subject.of(study, no_dp=False)) == bug.found_by
 
@@ -189,7 +191,7 @@ def test_the_table_of_planted_bugs_says_so(bug: Bug) -> None:
     ],
 )
 def test_naming_patients_finds_only_what_is_grossly_wrong(
-    bug: Callable[[Patch], None], found: bool, study: StudyProtocol, monkeypatch: Patch
+    bug: Callable[[Patch], None], found: bool, study: NoduleStudy, monkeypatch: Patch
 ) -> None:
     subject = Subject(study, 2.07, 2.07)  # of the shipped protocol
     bug(monkeypatch)
@@ -204,7 +206,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def quick(monkeypatch: Patch, study: StudyProtocol, tmp_path: Path) -> Path:
+def quick(monkeypatch: Patch, study: NoduleStudy, tmp_path: Path) -> Path:
     """A protocol file of a small study, and an attack that is shorter and still sees something."""
     monkeypatch.setattr(inversion, "_ITERATIONS", 150)
     monkeypatch.setattr(inversion, "TRIALS", 40)

@@ -28,7 +28,7 @@ from common.arrays import Arrays, norm
 from common.bounds import largest_norm
 from common.errors import CheckpointError
 from common.messages import EvaluateReply, TrainReply
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from server.admission import REASONS
 from server.asking import Asker, UnderWay
 from server.deployed_facts import gather
@@ -73,8 +73,8 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def study(
     strategy: str = "fedavg", mechanism: str = "dp-sgd", rounds: int = ROUNDS, **settings: Any
-) -> StudyProtocol:
-    return StudyProtocol.model_validate(
+) -> NoduleStudy:
+    return NoduleStudy.model_validate(
         {
             "study": "a-study",
             "rounds": rounds,
@@ -201,7 +201,7 @@ def saying(good: Hospital, first: int, **changes: Any) -> Hospital:
     return answer
 
 
-def report_of(protocol: StudyProtocol, hospitals: dict[str, Hospital], folder: Path) -> str:
+def report_of(protocol: NoduleStudy, hospitals: dict[str, Hospital], folder: Path) -> str:
     outcome = run(protocol, hospitals, folder)
     ended = Ended(stopped=outcome.stopped, last=asdict(outcome.last))
     facts = gather(protocol, closed_rounds(folder), ended)
@@ -260,7 +260,7 @@ def test_a_round_written_by_another_version_is_refused_in_words(tmp_path: Path) 
 # --- what is admitted can still be extreme -----------------------------------------------------
 
 
-def extreme(protocol: StudyProtocol, name: str) -> Hospital:
+def extreme(protocol: NoduleStudy, name: str) -> Hospital:
     """Just below the bound on its norm, all in one direction."""
     good = honest(protocol, name)
     spec = trained_spec(protocol)
@@ -315,7 +315,7 @@ def test_robust_strategies_stay_near_the_good_ones_where_the_mean_does_not(
 # --- what is not opened ------------------------------------------------------------------------
 
 
-def asker(protocol: StudyProtocol, grid: FakeGrid) -> Asker:
+def asker(protocol: NoduleStudy, grid: FakeGrid) -> Asker:
     return Asker(protocol, grid, grid.attendance, trained_spec(protocol), Watcher(), Event(), 0.01)
 
 
@@ -354,7 +354,7 @@ def test_what_a_study_needs_is_opened_and_a_little_more_is_not(tmp_path: Path) -
         assert outcome.state.records[0].refused == {"north": code}
 
 
-def real_reply(protocol: StudyProtocol) -> TrainReply:
+def real_reply(protocol: NoduleStudy) -> TrainReply:
     request = messages.TrainRequest(
         protocol=protocol.to_toml(), round=1, arrays=start(protocol).arrays
     )

@@ -17,7 +17,8 @@ from client.canary import battery, ct
 from client.canary.battery import CONTROL, PLACES, Row, problems, run_battery, table
 from client.canary.hospital import STUDY, Hospital
 from client.canary.names import NAME, found_in
-from client.data import PATCHES, SetAside, open_cohort
+from client.data import PATCHES, SetAside
+from client.data.image_folder import open_cohort
 from common.protocol import StudyProtocol
 from simulation.hospitals import from_phantoms, settle
 

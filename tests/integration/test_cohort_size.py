@@ -14,7 +14,7 @@ import torch
 
 from client import training
 from client import vault as vault_module
-from client.data import Cohort, Patients
+from client.data import Cohort, ImagePatients
 from client.ledger import Ledger
 from client.privacy.engine import NoisyStep
 from client.privacy.sampling import poisson_draw
@@ -28,12 +28,12 @@ from tests.hospital import LIMITS, approved, policy_of
 FEW = [1, 2, 192, 193, 400]
 
 
-def cohort(patients: int) -> Cohort:
+def cohort(patients: int) -> Cohort[ImagePatients]:
     """`patients` on each side, with an image of each class for validation and one for training."""
     generator = np.random.default_rng(patients)
 
-    def side(images: int) -> Patients:
-        return Patients(
+    def side(images: int) -> ImagePatients:
+        return ImagePatients(
             pixels=generator.integers(0, 256, (images * patients, 16, 16, 1), dtype=np.uint8),
             labels=np.arange(images * patients) % 2,
             offsets=np.arange(patients + 1) * images,
@@ -55,7 +55,7 @@ class Seen:
                 seen.constants.append({k: v for k, v in constants.items() if k != "stream"})
                 super().__init__(optimizer, **constants)
 
-        def drawn(patients: Patients, rate: float, views: int, stream: Any) -> Any:
+        def drawn(patients: ImagePatients, rate: float, views: int, stream: Any) -> Any:
             seen.constants.append((rate, views))
             return poisson_draw(patients, rate, views, stream)
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from client.approval import begin
 from client.connection import load_connection
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from client.data.pixels import read_pixels
 from client.egress_log import EgressLog
 from client.evidence import kept_scores, scores_file
@@ -34,8 +34,10 @@ from common.errors import (
     PolicyError,
     ProtocolError,
 )
+from common.judging.binary import Binary
 from common.messages import MAGIC, decode
-from common.protocol import Images, parse_protocol
+from common.protocol import parse_protocol
+from common.tasks.nodule_classification.study import Images
 from tests.fuzz_targets import STUDY
 from tests.fuzzing import MOST_SECONDS, Report, fuzz
 from tests.hospital import policy_of
@@ -242,7 +244,7 @@ def test_damaged_scores_are_refused(tmp_path: Path, damage: Callable[[bytes], by
     np.savez_compressed(path, score=np.full(9, 0.5), label=np.zeros(9), patient=np.arange(9))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match="cannot be read"):
-        kept_scores(tmp_path, "a" * 64, 1)
+        kept_scores(tmp_path, "a" * 64, 1, Binary())
 
 
 def test_scores_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_scores_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     with pytest.raises(DataError, match="no scores"):
-        kept_scores(tmp_path, "a" * 64, 1)
+        kept_scores(tmp_path, "a" * 64, 1, Binary())
 
 
 @pytest.mark.parametrize("number", ["0x1" + "0" * 300, "0x1" + "0" * 5000])

@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client import evidence, training
-from client.data import Patients
+from client.data import ImagePatients
 from client.ledger import Spend
 from client.policy import SitePolicy
 from client.privacy import accounting, budget, engine, randomness
 from client.privacy.engine import NoisyStep
 from client.privacy.sampling import Draw, poisson_draw
-from common.histogram import score_histogram
-from common.messages import HISTOGRAM_BINS, Histogram
-from common.metrics import Scores
+from common.messages import Histogram
 from common.protocol import StudyProtocol
 from tests import honesty
 from tests.golden import exact_epsilon
+from tests.shapes import CROSS_ENTROPY
 
 Patch = pytest.MonkeyPatch
 true_train, true_clipper, true_plan = training.train, training.make_clipper, budget._plan
@@ -114,7 +113,9 @@ class _Careless:
                 units = [slice(view, view + 1) for view in range(views)]
             for unit in units:
                 rows = slice(patient * views + unit.start, patient * views + unit.stop)
-                loss = engine.view_losses(self.model, inputs[rows], labels[rows], own[None, unit])
+                loss = engine.view_losses(
+                    CROSS_ENTROPY, self.model, inputs[rows], labels[rows], own[None, unit]
+                )
                 gradients = torch.autograd.grad(loss, list(self.model.parameters()))
                 norm = torch.cat([g.flatten() for g in gradients]).norm()
                 factor = (self.norm / norm).clamp(max=1.0)
@@ -136,7 +137,7 @@ def clipped_by_image_and_not_by_patient(patch: Patch) -> None:
 def rate_from_the_private_cohort(patch: Patch) -> None:
     """A batch of a fixed expected size, as Opacus' data loader makes it from the length of the data."""
 
-    def draw(patients: Patients, rate: float, *rest: Any) -> Draw:
+    def draw(patients: ImagePatients, rate: float, *rest: Any) -> Draw:
         return poisson_draw(patients, min(1.0, rate * honesty.NOMINAL / len(patients)), *rest)
 
     patch.setattr(training, "poisson_draw", draw)
@@ -144,7 +145,7 @@ def rate_from_the_private_cohort(patch: Patch) -> None:
 
 def denominator_from_the_private_cohort(patch: Patch) -> None:
     def train(
-        model: nn.Module, patients: Patients, protocol: StudyProtocol, _: int, *rest: Any
+        model: nn.Module, patients: ImagePatients, protocol: StudyProtocol, _: int, *rest: Any
     ) -> None:
         true_train(model, patients, protocol, len(patients), *rest)
 
@@ -166,11 +167,11 @@ def a_seed_in_earnest(patch: Patch) -> None:
 
 
 def a_histogram_without_noise(patch: Patch) -> None:
-    def exact(scores: Scores, *_: object) -> Histogram:
-        negatives, positives = score_histogram(scores, HISTOGRAM_BINS).tolist()
+    def exact(histogram: NDArray[np.float64], *_: object) -> Histogram:
+        negatives, positives = histogram.tolist()
         return tuple(negatives), tuple(positives)
 
-    patch.setattr(evidence, "noised_histogram", exact)
+    patch.setattr(evidence, "noised", exact)
 
 
 def epsilon_by_gdp(patch: Patch) -> None:

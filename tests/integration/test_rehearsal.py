@@ -24,7 +24,8 @@ from simulation.backends import run_local
 from simulation.hospitals import from_phantoms, settle
 from simulation.live import Silent
 from simulation.rehearsal import Rehearsal
-from simulation.results import as_json, gather, write_files
+from simulation.results import gather, write_files
+from simulation.summary_json import as_json
 
 pytestmark = pytest.mark.slow
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from client.app import Channel, make_app
 from common import messages, records
 from common.errors import InternalError, LedgerError, MessageError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
     EvaluateRequest,
     HelloReply,
@@ -40,7 +41,7 @@ REPLY = TrainReply(
     previous_head=None,
     policy="0" * 64,
     suppressed=False,
-    histogram=((0.25,) * messages.HISTOGRAM_BINS,) * 2,
+    histogram=((0.25,) * HISTOGRAM_BINS,) * 2,
     histogram_noise=1.5,
     noise_multiplier=0.8,
     arrays=ARRAYS,

@@ -17,7 +17,8 @@ from client.egress_log import EgressLog
 from common import messages
 from common.arrays import Arrays
 from common.errors import EgressError, LedgerError
-from common.messages import HISTOGRAM_BINS, EvaluateReply, HelloReply, Refusal, TrainReply
+from common.judging.binary import HISTOGRAM_BINS
+from common.messages import EvaluateReply, HelloReply, Refusal, TrainReply
 
 SPEC = {"conv.weight": (2, 3), "bias": (2,), "scale": ()}
 HISTOGRAM = ((0.5,) * HISTOGRAM_BINS, (-1.5,) * HISTOGRAM_BINS)
@@ -34,7 +35,9 @@ HEADER: dict[str, Any] = {
 }
 TRAINED: dict[str, Any] = HEADER | {"noise_multiplier": 0.8}
 NOT_JUDGED: dict[str, Any] = TRAINED | {"histogram": None, "histogram_noise": None}
-ALLOWED = Allowed(study="1" * 64, round=2, update_spec=SPEC, largest_norm=100.0)
+ALLOWED = Allowed(
+    study="1" * 64, round=2, update_spec=SPEC, bins=HISTOGRAM_BINS, largest_norm=100.0
+)
 
 
 def update() -> Arrays:
@@ -98,8 +101,8 @@ def test_a_known_reply_leaves_as_it_is(
     "allowed",
     [
         None,
-        Allowed("0" * 64, 2, SPEC, 100.0),
-        Allowed("1" * 64, 3, SPEC, 100.0),
+        Allowed("0" * 64, 2, SPEC, HISTOGRAM_BINS, 100.0),
+        Allowed("1" * 64, 3, SPEC, HISTOGRAM_BINS, 100.0),
     ],
 )
 def test_an_answer_to_another_question_stays(
@@ -144,7 +147,7 @@ def test_another_update_stays(arrays: Arrays, says: str, out: Callable[..., byte
 
 def test_what_is_not_trained_does_not_leave(out: Callable[..., bytes]) -> None:
     """A study that trains the head: the very update that leaves elsewhere stays here."""
-    head = Allowed("1" * 64, 2, {"bias": SPEC["bias"]}, 100.0)
+    head = Allowed("1" * 64, 2, {"bias": SPEC["bias"]}, HISTOGRAM_BINS, 100.0)
     whole = TrainReply(**TRAINED, arrays=update())
     assert out(messages.encode(whole))
     with pytest.raises(EgressError, match=r"unexpected \['conv.weight', 'scale'\]"):

@@ -22,14 +22,15 @@ from client.__main__ import app
 from client.approval import approve
 from client.evaluation import JSON, PAGE
 from client.evidence import keep_scores, kept_scores, scores_file
+from common.judging.binary import Binary
 from common.metrics import Scores
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
 pytestmark = pytest.mark.slow  # seconds together
 
 SEED = 20_261_125
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 
 def kept(seed: int, patients: int = 60, most: int = 4) -> Scores:
@@ -61,19 +62,19 @@ def books(office: Any) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def judged(office: Any, small_study: MakeStudy) -> StudyProtocol:
+def judged(office: Any, small_study: MakeStudy) -> NoduleStudy:
     """A study of which the office has judged the models after rounds 0, 1 and 10."""
     study = small_study()
     office.answer(study, rounds=2, approved_studies=(study.digest,))
+    approve(office.site, study)
     for after_round in (0, 1, 10):
-        keep_scores(office.state, study.digest, after_round, kept(SEED + after_round))
+        keep_scores(
+            office.state, study.digest, after_round, Binary().columns(kept(SEED + after_round))
+        )
     return study
 
 
-def test_the_newest_model_is_judged_as_scikit_learn_does(
-    office: Any, judged: StudyProtocol
-) -> None:
-    approve(office.site, judged)
+def test_the_newest_model_is_judged_as_scikit_learn_does(office: Any, judged: NoduleStudy) -> None:
     before = books(office)
     done = evaluate(office)
     assert done.exit_code == 0, done.output
@@ -123,15 +124,15 @@ def test_the_page_says_for_whom_it_is_and_fetches_nothing(office: Any) -> None:
     assert "default-src 'none'" in text
 
 
-def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: StudyProtocol) -> None:
+def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: NoduleStudy) -> None:
     assert evaluate(office).exit_code == 0
     assert facts(office)["froc"] is None  # scores as they were kept before series
     assert "carry no series" in (office.folder / PAGE).read_text()
     scores = kept(SEED)
     finding = np.arange(scores.score.size)
     with_series = replace(scores, series=scores.patient, finding=finding)
-    keep_scores(office.state, judged.digest, 11, with_series)
-    again = kept_scores(office.state, judged.digest, 11)
+    keep_scores(office.state, judged.digest, 11, Binary().columns(with_series))
+    again = kept_scores(office.state, judged.digest, 11, Binary())
     assert again.series is not None
     np.testing.assert_array_equal(again.series, scores.patient)
     np.testing.assert_array_equal(again.finding, finding)
@@ -146,12 +147,12 @@ def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: Stud
     assert "not searched for" in words
 
 
-def test_where_the_classes_lie_apart_nothing_is_made_up(office: Any, judged: StudyProtocol) -> None:
+def test_where_the_classes_lie_apart_nothing_is_made_up(office: Any, judged: NoduleStudy) -> None:
     """No interval where none can be known, and not too few patients where they are enough."""
     label, each = np.arange(60) % 2, np.arange(60)
     score = np.where(label == 1, 0.7, 0.3)
     apart = Scores(score, label, each, series=each, finding=each)
-    keep_scores(office.state, judged.digest, 11, apart)
+    keep_scores(office.state, judged.digest, 11, Binary().columns(apart))
     assert evaluate(office).exit_code == 0
     assert facts(office)["temperature"] is None
     text = (office.folder / PAGE).read_text()
@@ -159,19 +160,19 @@ def test_where_the_classes_lie_apart_nothing_is_made_up(office: Any, judged: Stu
     assert "none that is finite and above 0 fits best" in text
 
 
-def test_too_few_patients_to_split_is_said_in_words(office: Any, judged: StudyProtocol) -> None:
-    keep_scores(office.state, judged.digest, 11, kept(SEED, patients=7))
+def test_too_few_patients_to_split_is_said_in_words(office: Any, judged: NoduleStudy) -> None:
+    keep_scores(office.state, judged.digest, 11, Binary().columns(kept(SEED, patients=7)))
     assert evaluate(office).exit_code == 0
     assert facts(office)["points"][0]["same_patients"]
     assert "too few patients to choose the threshold" in (office.folder / PAGE).read_text()
 
 
-def test_one_class_only_is_said_in_words(office: Any, judged: StudyProtocol) -> None:
+def test_one_class_only_is_said_in_words(office: Any, judged: NoduleStudy) -> None:
     keep_scores(
         office.state,
         judged.digest,
         11,
-        Scores(np.array([0.4, 0.6]), np.array([1, 1]), np.array([0, 1])),
+        Binary().columns(Scores(np.array([0.4, 0.6]), np.array([1, 1]), np.array([0, 1]))),
     )
     assert evaluate(office).exit_code == 0
     assert facts(office)["auroc"] is None
@@ -179,7 +180,7 @@ def test_one_class_only_is_said_in_words(office: Any, judged: StudyProtocol) -> 
 
 
 def test_small_groups_are_suppressed_as_the_site_policy_says(
-    office: Any, judged: StudyProtocol
+    office: Any, judged: NoduleStudy
 ) -> None:
     limits = office.policy.limits.model_copy(update={"smallest_group": 1000})
     office.write_policy(approved_studies=(judged.digest,), limits=limits)
@@ -194,10 +195,10 @@ def test_small_groups_are_suppressed_as_the_site_policy_says(
 def test_a_class_name_is_text_on_the_page(office: Any, small_study: MakeStudy) -> None:
     study = small_study()
     images = study.images.model_copy(update={"classes": ("<b>no</b>", "<script>yes")})
-    study = StudyProtocol.model_validate({**study.model_dump(), "images": images.model_dump()})
+    study = NoduleStudy.model_validate({**study.model_dump(), "images": images.model_dump()})
     office.answer(study, approved_studies=(study.digest,))
     approve(office.site, study)
-    keep_scores(office.state, study.digest, 0, kept(SEED))
+    keep_scores(office.state, study.digest, 0, Binary().columns(kept(SEED)))
     assert evaluate(office).exit_code == 0
     text = (office.folder / PAGE).read_text()
     assert "<script" not in text
@@ -206,13 +207,13 @@ def test_a_class_name_is_text_on_the_page(office: Any, small_study: MakeStudy) -
 
 
 def test_which_study_must_be_clear(
-    office: Any, judged: StudyProtocol, small_study: MakeStudy
+    office: Any, judged: NoduleStudy, small_study: MakeStudy
 ) -> None:
     other = small_study(north=11, west=4)
     office.answer(other, approved_studies=(judged.digest, other.digest))
     assert evaluate(office, "--study", other.digest).exit_code == 2  # it has no scores
     assert evaluate(office).exit_code == 0
-    keep_scores(office.state, other.digest, 0, kept(SEED))
+    keep_scores(office.state, other.digest, 0, Binary().columns(kept(SEED)))
     refused = evaluate(office)
     assert refused.exit_code == 2
     assert judged.digest in refused.output
@@ -227,7 +228,7 @@ def test_what_is_missing_or_damaged_is_refused(office: Any, small_study: MakeStu
     assert nothing.output.startswith("E-RUN: expected scores of one study and found 0")
     study = small_study()
     office.answer(study)
-    keep_scores(office.state, study.digest, 0, kept(SEED))
+    keep_scores(office.state, study.digest, 0, Binary().columns(kept(SEED)))
     scores_file(office.state, study.digest, 0).write_bytes(b"PK\x03\x04")
     damaged = evaluate(office)
     assert damaged.exit_code == 2
@@ -238,7 +239,7 @@ def test_what_is_missing_or_damaged_is_refused(office: Any, small_study: MakeStu
 
 
 @pytest.mark.slow
-def test_looking_loads_no_learning_and_no_network_code(office: Any, judged: StudyProtocol) -> None:
+def test_looking_loads_no_learning_and_no_network_code(office: Any, judged: NoduleStudy) -> None:
     program = (
         "import sys\n"
         "from client.__main__ import main\n"

@@ -25,13 +25,14 @@ from client.ledger import Ledger, Spend
 from client.policy import load_policy
 from client.privacy.accounting import epsilon_of
 from client.statement_text import rounded_up
+from common.judging.binary import Binary
 from common.metrics import Scores
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.scored import cohort
 
 SEED = 20_261_126
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 
 @pytest.fixture(autouse=True)
@@ -85,22 +86,22 @@ class Strict(HTMLParser):
 
 
 @pytest.fixture
-def judged(office: Any, small_study: MakeStudy) -> tuple[StudyProtocol, Scores]:
+def judged(office: Any, small_study: MakeStudy) -> tuple[NoduleStudy, Scores]:
     """A study of which the office answered two rounds and judged the models after rounds 0 and 2."""
     study = small_study()
     office.answer(study, rounds=2, approved_studies=(study.digest,))
     approve(office.site, study)
     print(f"seed {SEED}")
     rng = np.random.default_rng(SEED)
-    keep_scores(office.state, study.digest, 0, cohort(rng, 30))
+    keep_scores(office.state, study.digest, 0, Binary().columns(cohort(rng, 30)))
     newest = cohort(rng, 40)
-    keep_scores(office.state, study.digest, 2, newest)
+    keep_scores(office.state, study.digest, 2, Binary().columns(newest))
     return study, newest
 
 
 @pytest.mark.slow
 def test_the_page_shows_the_figures_of_ledger_log_and_scores(
-    office: Any, judged: tuple[StudyProtocol, Scores]
+    office: Any, judged: tuple[NoduleStudy, Scores]
 ) -> None:
     study, scores = judged
     done = report(office)
@@ -129,7 +130,7 @@ def test_the_page_shows_the_figures_of_ledger_log_and_scores(
         assert re.search(
             rf" {number} received model judged and trained {day[:10]} .* {day} 7 ", text
         )
-    assert "“nodule” against “non-nodule”" in text
+    assert "question to tell nodule from non-nodule on lung-CT images of 16 x 16 pixels" in text
     assert "2 of 2 requests answered, 3 rounds and the final evaluation planned" in text
     assert study.digest in text
     assert "books verified" in text
@@ -161,7 +162,7 @@ def test_a_hospital_that_did_nothing_yet_gets_its_page(office: Any) -> None:
 
 @pytest.mark.slow
 def test_several_studies_stand_one_after_the_other_and_one_can_be_chosen(
-    office: Any, small_study: MakeStudy, judged: tuple[StudyProtocol, Scores]
+    office: Any, small_study: MakeStudy, judged: tuple[NoduleStudy, Scores]
 ) -> None:
     first, _ = judged
     other = small_study(north=10, west=5).model_copy(update={"study": "another"})
@@ -228,11 +229,11 @@ def test_without_privacy_nothing_is_said_to_be_noised(office: Any, small_study: 
     assert "Epsilon spent, training patients infinite of 30 for life" in text
     assert "The budget of the training patients is nearly used up (0.000 left)" in text
     assert "the noised" not in text
-    assert "the update and the score histogram of a study without differential privacy" in text
+    assert "the update and the histogram of a study without differential privacy" in text
 
 
 def test_a_damaged_text_is_said_and_the_statement_is_written(
-    office: Any, judged: tuple[StudyProtocol, Scores]
+    office: Any, judged: tuple[NoduleStudy, Scores]
 ) -> None:
     study, _ = judged
     (office.state / APPROVED / f"{study.digest}.toml").write_text("no protocol")
@@ -261,7 +262,9 @@ def test_words_of_the_protocol_are_defused(office: Any, small_study: MakeStudy) 
     study = study.model_copy(update={"images": images})
     office.answer(study, rounds=1, approved_studies=(study.digest,))
     approve(office.site, study)
-    keep_scores(office.state, study.digest, 1, cohort(np.random.default_rng(SEED), 30))
+    keep_scores(
+        office.state, study.digest, 1, Binary().columns(cohort(np.random.default_rng(SEED), 30))
+    )
     document = page(own(office), datetime(2026, 3, 14, tzinfo=UTC))
     Strict(document)
     assert shown(document).count(nasty) > 3

@@ -19,6 +19,7 @@ from PIL import Image
 
 from client import vault as vault_module
 from client.ledger import Ledger
+from client.policy import SitePolicy
 from client.vault import Vault
 from common import messages
 from common.messages import EvaluateRequest, Refusal, TrainRequest
@@ -78,9 +79,9 @@ def site(
     model = {name: value.numpy() for name, value in model_of(study).state_dict().items()}
     site = Site(Vault(approved(policy_of(state, study.digest, data=data))), state, study, model)
 
-    def open_cohort(where: Path, *_: object, **__: object) -> NoReturn:
-        site.opened.append(str(where))
-        (where / "manifest.csv").read_text()
+    def open_cohort(_: StudyProtocol, policy: SitePolicy, **__: object) -> NoReturn:
+        site.opened.append(str(policy.data))
+        (policy.data / "manifest.csv").read_text()
         raise AssertionError("patients were opened")
 
     monkeypatch.setattr(vault_module, "open_cohort", open_cohort)

@@ -32,7 +32,8 @@ from client.verification import Verified, verify
 from common import messages
 from common.documents import kebab
 from common.errors import IntramuralError, PolicyError, RunError
-from common.protocol import StudyProtocol, parse_protocol
+from common.protocol import parse_protocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import settle
 from simulation.live import Silent
 from simulation.rehearsal import Rehearsal
@@ -46,12 +47,12 @@ OTHERS = "0" * 63 + "1"
 
 
 @pytest.fixture
-def asked(office: Any, small_study: MakeStudy) -> StudyProtocol:
+def asked(office: Any, small_study: MakeStudy) -> NoduleStudy:
     """A study of which the office answered two rounds."""
     return two_rounds(office, small_study())
 
 
-def test_every_file_is_there_and_has_its_digest(office: Any, asked: StudyProtocol) -> None:
+def test_every_file_is_there_and_has_its_digest(office: Any, asked: NoduleStudy) -> None:
     files = packed(gather(office.site))
     assert list(files) == [
         README,
@@ -91,7 +92,7 @@ def test_the_same_books_and_time_give_the_same_bytes(office: Any) -> None:
 
 
 def test_the_command_writes_a_private_file_and_never_over_one(
-    office: Any, asked: StudyProtocol
+    office: Any, asked: NoduleStudy
 ) -> None:
     out = office.folder / "pack.zip"
     done = pack(office, "--out", str(out), "--study", asked.study)
@@ -128,7 +129,7 @@ def test_every_key_of_the_policy_is_in_the_table_and_no_path_is(office: Any) -> 
 
 
 def test_the_study_is_the_approved_one_in_words_and_in_full(
-    office: Any, asked: StudyProtocol
+    office: Any, asked: NoduleStudy
 ) -> None:
     files = packed(gather(office.site))
     text = files["2-study.md"]
@@ -142,9 +143,7 @@ def test_the_study_is_the_approved_one_in_words_and_in_full(
     assert parse_protocol(copy).digest == asked.digest
 
 
-def test_a_kept_text_that_was_changed_is_no_approved_study(
-    office: Any, asked: StudyProtocol
-) -> None:
+def test_a_kept_text_that_was_changed_is_no_approved_study(office: Any, asked: NoduleStudy) -> None:
     kept = office.state / "approved" / f"{asked.digest}.toml"
     whole = kept.read_text()
     kept.write_text(whole + f"# {CANARY}\n")  # a comment is no setting, and not copied
@@ -154,7 +153,7 @@ def test_a_kept_text_that_was_changed_is_no_approved_study(
         gather(office.site)
 
 
-def test_a_study_that_the_policy_permits_no_more_says_so(office: Any, asked: StudyProtocol) -> None:
+def test_a_study_that_the_policy_permits_no_more_says_so(office: Any, asked: NoduleStudy) -> None:
     tightened = load_policy(office.site).limits.model_copy(update={"max_rounds": 2})
     office.write_policy(approved_studies=(asked.digest, OTHERS), limits=tightened)
     text = packed(gather(office.site))["2-study.md"]
@@ -184,7 +183,7 @@ def test_the_statement_is_the_one_that_report_writes(office: Any) -> None:
 
 
 def test_what_left_is_what_a_reading_of_the_log_alone_counts(
-    office: Any, small_study: MakeStudy, asked: StudyProtocol
+    office: Any, small_study: MakeStudy, asked: NoduleStudy
 ) -> None:
     other = small_study(north=11, west=4)
     office.answer(other, rounds=3)
@@ -254,7 +253,7 @@ def test_the_model_card_has_the_papers_headings_and_only_public_figures(office: 
 
 
 def test_the_worst_case_over_hospitals_is_a_number(
-    office: Any, small_study: MakeStudy, asked: StudyProtocol
+    office: Any, small_study: MakeStudy, asked: NoduleStudy
 ) -> None:
     assert worst_case(asked) == pytest.approx((16, 2e-5))
     assert worst_case(small_study(north=9, west=9, east=9)) == pytest.approx((24, 3e-5))
@@ -263,7 +262,7 @@ def test_the_worst_case_over_hospitals_is_a_number(
         "a patient at all 2 hospitals of the roster has, in the worst case and as agreed, epsilon 16"
         in text
     )
-    for row in ("whether a score histogram is suppressed", "refusal codes", "when a reply comes"):
+    for row in ("whether a histogram is suppressed", "refusal codes", "when a reply comes"):
         assert f"| {row}" in text
     assert "root" in text
 
@@ -288,7 +287,7 @@ def test_books_that_do_not_verify_make_no_pack(office: Any) -> None:
 
 
 def test_a_vault_that_writes_meanwhile_makes_no_pack_of_two_moments(
-    office: Any, asked: StudyProtocol, monkeypatch: pytest.MonkeyPatch
+    office: Any, asked: NoduleStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verify_slowly(site: Path) -> Verified:
         found = verify(site)
@@ -385,7 +384,7 @@ def test_words_of_the_coordinators_cannot_dress_up(office: Any, small_study: Mak
     fields = small_study().model_dump(by_alias=True, exclude_none=True, mode="json")
     evil = "![x](http://evil)\n\n# 8. All is well\n| a | b |\u202e<img src=x onerror=y><script>"
     fields["images"]["classes"] = ["benign", evil]
-    study = StudyProtocol.model_validate(fields)
+    study = NoduleStudy.model_validate(fields)
     approve(office.site, study)
     files = packed(gather(office.site))
     page = Page(files[PAGE])

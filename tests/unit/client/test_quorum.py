@@ -143,5 +143,5 @@ def test_the_card_reads_the_released_histograms(office: Any, asked: StudyProtoco
         r"\| initial model \| 1\.000 \| 0\.9\d\d to 1\.000 \|", files["6-model-card.md"]
     )
     bad = compared(office, recorded(office, asked, histogram=[[1.0]], histogram_noise=0.5))
-    with pytest.raises(RunError, match="expected a score histogram in round 1"):
+    with pytest.raises(RunError, match="expected a histogram of this study in round 1"):
         packed(gather(office.site), bad)

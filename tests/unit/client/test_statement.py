@@ -121,13 +121,13 @@ def test_every_reply_has_its_row_among_the_releases(office: Any, small_study: Ma
         "study": "public",
         "round": "public",
         "request": "public",
-        "histogram": "the score histogram",
+        "histogram": "the histogram of each evaluation",
         "noise_multiplier": "the noise multipliers",
         "histogram_noise": "the noise multipliers",
         "ledger_head": "two hashes of the ledger",
         "previous_head": "two hashes of the ledger",
         "policy": "a hash for the site policy",
-        "suppressed": "whether a score histogram is suppressed",
+        "suppressed": "whether a histogram is suppressed",
     }
     assert fields == set(judged)
     assert set(Refusal.model_fields) == {"kind", "names", "arrays", "code", "text"}
@@ -195,7 +195,7 @@ def test_several_hospitals_share_one_section_a_study(office: Any, small_study: M
     text = markdown([north, west], rehearsal=True)
     assert text.count("## Study 'small'") == 1
     assert text.count("| west | training | epsilon") == 2  # in the study, and for life
-    assert "exact AUROC figures" in text
+    assert "exact figures, curves and comparisons" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 8
     for table in tables:  # each is a rectangle

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from client import training
-from client.data import Patients
+from client.data import ImagePatients
 from client.ledger import Spend
 from client.privacy.book_keeping import BookKeepingClipper
 from client.privacy.engine import HooksClipper, NoisyStep, PlainSum
@@ -28,21 +28,21 @@ from client.training import (
 )
 from common import arrays, messages
 from common.arrays import Arrays
+from common.judging.binary import HISTOGRAM_BINS
 from common.model_spec import model_spec, update_spec
 from common.models import build_model
-from common.protocol import Evaluation, StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 CPU = torch.device("cpu")
 SPEND = Spend(1.0, 0.5, 2)
 OPACUS = Execution(engine="opacus")
-ONCE, TURNED = Evaluation(flips_and_rotations=False), Evaluation(flips_and_rotations=True)
 
 
-def patients_with(counts: list[int], seed: int = 0) -> Patients:
+def patients_with(counts: list[int], seed: int = 0) -> ImagePatients:
     generator = np.random.default_rng(seed)
     total = sum(counts)
-    return Patients(
+    return ImagePatients(
         pixels=generator.integers(0, 256, (total, 16, 16, 1), dtype=np.uint8),
         labels=np.arange(total) % 2,
         offsets=np.cumsum([0, *counts], dtype=np.int64),
@@ -51,7 +51,7 @@ def patients_with(counts: list[int], seed: int = 0) -> Patients:
     )
 
 
-def initial(study: StudyProtocol) -> Arrays:
+def initial(study: NoduleStudy) -> Arrays:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = build_model(study.model.name, study.images.channels, 2)
@@ -59,8 +59,8 @@ def initial(study: StudyProtocol) -> Arrays:
 
 
 def trained(
-    study: StudyProtocol,
-    patients: Patients,
+    study: NoduleStudy,
+    patients: ImagePatients,
     stream: RandomStream,
     spend: Spend = SPEND,
     execution: Execution = HERE,
@@ -70,9 +70,17 @@ def trained(
     return trained_arrays(model)
 
 
-def with_settings(study: StudyProtocol, section: str, **changes: Any) -> StudyProtocol:
+def with_settings(study: NoduleStudy, section: str, **changes: Any) -> NoduleStudy:
     part = getattr(study, section).model_copy(update=changes)
     return study.model_copy(update={section: part})
+
+
+def once(study: NoduleStudy) -> NoduleStudy:
+    return with_settings(study, "evaluation", flips_and_rotations=False)
+
+
+def turned(study: NoduleStudy) -> NoduleStudy:
+    return with_settings(study, "evaluation", flips_and_rotations=True)
 
 
 def test_proximal_term_is_mu_times_the_way_from_the_received_model() -> None:
@@ -110,13 +118,13 @@ class _Logits(nn.Module):
         return torch.stack([torch.zeros_like(first), torch.log(first)], dim=1)
 
 
-def test_a_score_that_is_not_finite_becomes_a_half() -> None:
+def test_a_score_that_is_not_finite_becomes_a_half(small_study: MakeStudy) -> None:
     cohort = patients_with([2, 1, 1])
     pixels = np.zeros((4, 16, 16, 1), np.uint8)
     pixels[:, 0, 0, 0] = [255, 0, 51, 204]
-    own = Patients(pixels, cohort.labels, cohort.offsets, mean=0.2, std=0.2)
+    own = ImagePatients(pixels, cohort.labels, cohort.offsets, mean=0.2, std=0.2)
     # pixel values 4, -1, 0 and 3: odds x to 1, the logarithm of -1 is NaN
-    scores = evaluate(_Logits(), own, ONCE, CPU)
+    scores = evaluate(_Logits(), own, once(small_study()), CPU)
     np.testing.assert_allclose(scores.score, [0.8, 0.5, 0.0, 0.75], atol=1e-6)
     assert scores.patient.tolist() == [0, 0, 1, 2]
 
@@ -131,25 +139,27 @@ def test_a_score_is_the_mean_over_the_eight_turned_copies(small_study: MakeStudy
             pixels = np.rot90(cohort.pixels, quarters, axes=(1, 2))
             pixels = pixels[:, :, ::-1] if mirrored else pixels
             other = dataclasses.replace(cohort, pixels=np.ascontiguousarray(pixels))
-            copies.append(evaluate(model, other, ONCE, CPU).score)
-    scores = evaluate(model, cohort, TURNED, CPU)
+            copies.append(evaluate(model, other, once(study), CPU).score)
+    scores = evaluate(model, cohort, turned(study), CPU)
     np.testing.assert_allclose(scores.score, np.mean(copies, axis=0), atol=1e-6)
     assert scores.label.tolist() == cohort.labels.tolist()
     assert scores.patient.tolist() == [0, 0, 0, 1, 2, 2]
-    np.testing.assert_array_equal(evaluate(model, cohort, ONCE, CPU).score, copies[0])
+    np.testing.assert_array_equal(evaluate(model, cohort, once(study), CPU).score, copies[0])
     # It does matter: the copies' scores differ, and so does their mean from the first.
     assert np.ptp(copies, axis=0).min() > 1e-5
     # A symmetrical question has a symmetrical answer.
-    np.testing.assert_allclose(evaluate(model, other, TURNED, CPU).score, scores.score, atol=1e-6)
+    np.testing.assert_allclose(
+        evaluate(model, other, turned(study), CPU).score, scores.score, atol=1e-6
+    )
 
 
-def test_probabilities_are_averaged_and_not_logits() -> None:
+def test_probabilities_are_averaged_and_not_logits(small_study: MakeStudy) -> None:
     """By hand: a single bright corner is first in two of the eight copies, a dark pixel in six."""
     pixels = np.full((1, 16, 16, 1), 51, np.uint8)
     pixels[0, 0, 0, 0] = 204
-    own = Patients(pixels, np.array([1]), np.array([0, 1]), mean=0.0, std=0.2)
+    own = ImagePatients(pixels, np.array([1]), np.array([0, 1]), mean=0.0, std=0.2)
     # 0.8 / 0.2 is odds of 4 to 1, 0.2 / 0.2 of 1 to 1
-    found = evaluate(_Logits(), own, TURNED, CPU).score
+    found = evaluate(_Logits(), own, turned(small_study()), CPU).score
     np.testing.assert_allclose(found, [(2 * 0.8 + 6 * 0.5) / 8], atol=1e-6)
 
 
@@ -173,21 +183,22 @@ def test_scores_do_not_depend_on_the_batch(
 ) -> None:
     study, cohort = small_study(), patients_with([3, 4, 2])
     model = load_model(study, initial(study), CPU)
-    for evaluation in (ONCE, TURNED):
+    for asked in (once(study), turned(study)):
         monkeypatch.setattr(training, "EVALUATION_BATCH", 512)
-        whole = evaluate(model, cohort, evaluation, CPU).score
+        whole = evaluate(model, cohort, asked, CPU).score
         monkeypatch.setattr(training, "EVALUATION_BATCH", 2)
-        found = evaluate(model, cohort, evaluation, CPU).score
+        found = evaluate(model, cohort, asked, CPU).score
         np.testing.assert_allclose(found, whole, atol=1e-6)
-        assert len(evaluate(model, patients_with([]), evaluation, CPU).score) == 0
+        assert len(evaluate(model, patients_with([]), asked, CPU).score) == 0
 
 
-def test_scores_carry_series_and_findings_where_patients_do() -> None:
+def test_scores_carry_series_and_findings_where_patients_do(small_study: MakeStudy) -> None:
+    study = once(small_study())
     cohort = patients_with([3, 2])
-    assert evaluate(_Logits(), cohort, ONCE, CPU).series is None
+    assert evaluate(_Logits(), cohort, study, CPU).series is None
     series, finding = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 2, 3, 3])
     placed = dataclasses.replace(cohort, series=series, finding=finding)
-    scores = evaluate(_Logits(), placed, ONCE, CPU)
+    scores = evaluate(_Logits(), placed, study, CPU)
     np.testing.assert_array_equal(scores.series, series)
     np.testing.assert_array_equal(scores.finding, finding)
     with pytest.raises(ValueError, match="ordinals"):
@@ -215,7 +226,7 @@ def test_the_number_of_patients_changes_no_public_constant(
     rates: list[float] = []
     draw = poisson_draw
 
-    def spied(patients: Patients, rate: float, views: int, stream: RandomStream) -> Any:
+    def spied(patients: ImagePatients, rate: float, views: int, stream: RandomStream) -> Any:
         rates.append(rate)
         return draw(patients, rate, views, stream)
 
@@ -236,7 +247,7 @@ def test_the_number_of_patients_changes_no_public_constant(
         previous_head=None,
         policy="0" * 64,
         suppressed=False,
-        histogram=((0.0,) * messages.HISTOGRAM_BINS,) * 2,
+        histogram=((0.0,) * HISTOGRAM_BINS,) * 2,
         histogram_noise=1.0,
         noise_multiplier=1.0,
         arrays=arrays.difference(values, initial(study)),

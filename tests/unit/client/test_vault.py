@@ -13,21 +13,21 @@ from opacus.accountants import PRVAccountant
 from PIL import Image
 
 from client import vault as vault_module
-from client.data import open_cohort
 from client.egress import release
 from client.egress_log import EgressLog
 from client.ledger import Account, Ledger, Spend
 from client.policy import SitePolicy
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import ACCOUNTS
+from client.readers import open_cohort
 from client.terms import terms_of
 from client.vault import Vault
 from common import arrays, messages
 from common.arrays import Arrays
 from common.errors import EgressError, InternalError
 from common.files import locked
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
-    HISTOGRAM_BINS,
     EvaluateReply,
     EvaluateRequest,
     HelloReply,
@@ -38,17 +38,17 @@ from common.messages import (
 )
 from common.model_spec import update_spec
 from common.models import build_model
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.hospital import LIMITS, approved
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 CANARY = "SECRET^PATIENT"
 
 
 class Site:
     """A hospital of eight patients, six for training, whose ids and paths carry the canary."""
 
-    def __init__(self, root: Path, study: StudyProtocol) -> None:
+    def __init__(self, root: Path, study: NoduleStudy) -> None:
         self.study = study
         self.data, self.state = root / CANARY, root / "state"
         self.data.mkdir(parents=True)
@@ -101,22 +101,22 @@ def no_patient_is_opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that a vault asked for, which must stay empty; asking fails the request."""
     opened: list[Path] = []
 
-    def forbidden(folder: Path, *_: object, **__: object) -> NoReturn:
-        opened.append(folder)
+    def forbidden(_: NoduleStudy, policy: SitePolicy, **__: object) -> NoReturn:
+        opened.append(policy.data)
         raise AssertionError("patients were opened")
 
     monkeypatch.setattr(vault_module, "open_cohort", forbidden)
     return opened
 
 
-def model(study: StudyProtocol, seed: int = 1) -> Arrays:
+def model(study: NoduleStudy, seed: int = 1) -> Arrays:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = build_model(study.model.name, study.images.channels, 2)
     return {name: value.numpy() for name, value in built.state_dict().items()}
 
 
-def train_frame(study: StudyProtocol, server_round: int = 1, seed: int = 1) -> bytes:
+def train_frame(study: NoduleStudy, server_round: int = 1, seed: int = 1) -> bytes:
     request = TrainRequest(protocol=study.to_toml(), round=server_round, arrays=model(study, seed))
     return messages.encode(request)
 
@@ -143,7 +143,7 @@ def test_a_train_request_is_answered_with_an_update(site: Site) -> None:
     assert (reply.study, reply.round) == (site.study.digest, 1)
     assert reply.request == messages.fingerprint(messages.decode(asked))
     assert reply.histogram is not None
-    assert messages.is_histogram(reply.histogram)
+    assert messages.is_histogram(reply.histogram, HISTOGRAM_BINS)
     assert all(np.any(array) for array in reply.arrays.values())
 
 
@@ -324,7 +324,7 @@ def test_broken_data_is_refused_and_the_spend_stays_reserved(site: Site) -> None
     assert len(site.spends()) == 1
 
 
-PLACES = ["train", "evaluate", "open_cohort", "load_model", "keep_scores", "noised_histogram"]
+PLACES = ["train", "evaluate", "open_cohort", "load_model", "keep_scores", "noised"]
 PLACES += ["parse_protocol", "permit", "price"]
 
 

@@ -29,10 +29,10 @@ from common.errors import ChannelError, HospitalError, RunError
 from common.files import locked
 from common.messages import HelloReply, HelloRequest, TrainReply, TrainRequest
 from common.models import build_model
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import from_phantoms, settle
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 
 NOBODY = 65534
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -42,7 +42,7 @@ REAL = [pytest.mark.e2e, pytest.mark.slow]
 class Site:
     """A hospital whose training takes seconds, and the processes of its vault."""
 
-    def __init__(self, folder: Path, study: StudyProtocol) -> None:
+    def __init__(self, folder: Path, study: NoduleStudy) -> None:
         self.folder, self.study = folder, study
         self.data = from_phantoms(study, folder / "data", seed=4)["north"]
         sites = settle(study, folder, {"north": self.data}, device="cpu", noise_seed=None)

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from common.bounds import largest_norm, noise_norm
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
 NOMINAL, SIGMA, VALUES = 40, 1.5, 20_000
 
 
-def study(**changes: Any) -> StudyProtocol:
+def study(**changes: Any) -> NoduleStudy:
     training = {"steps-per-round": 12, "learning-rate": 0.3, "sampling-rate": 0.25}
     aggregation = {}
     if mu := changes.pop("mu", None):
         aggregation = {"strategy": "fedprox", "proximal-mu": mu}
     mechanism = changes.pop("mechanism", "dp-sgd")
-    return StudyProtocol.model_validate(
+    return NoduleStudy.model_validate(
         {
             "study": "a-study",
             "rounds": 3,
@@ -33,7 +33,7 @@ def study(**changes: Any) -> StudyProtocol:
     )
 
 
-def update(protocol: StudyProtocol, steps: list[np.ndarray[Any, Any]]) -> float:
+def update(protocol: NoduleStudy, steps: list[np.ndarray[Any, Any]]) -> float:
     """Norm of what torch's own SGD makes of these sums, one a step, with FedProx' term."""
     training = protocol.training
     weight = torch.nn.Parameter(torch.zeros(steps[0].size, dtype=torch.float64))

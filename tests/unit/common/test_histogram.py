@@ -20,7 +20,7 @@ from common.histogram import (
     score_histogram,
     steadied,
 )
-from common.messages import HISTOGRAM_BINS
+from common.judging.binary import HISTOGRAM_BINS
 from common.metrics import Scores
 
 SEED = 20_240_519

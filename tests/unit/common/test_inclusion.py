@@ -5,14 +5,16 @@ from importlib.resources import files
 import pytest
 
 from common.errors import ProtocolError
-from common.protocol import Inclusion, StudyProtocol, parse_protocol
+from common.protocol import parse_protocol
+from common.tasks.nodule_classification.study import Inclusion, NoduleStudy
+from tests.studies import nodule_study
 
 EXAMPLE = (files("common") / "examples" / "lung-nodules.toml").read_text()
 
 
-def study(*lines: str) -> StudyProtocol:
+def study(*lines: str) -> NoduleStudy:
     table = "\n[inclusion]\n" + "\n".join(lines) if lines else ""
-    return parse_protocol(EXAMPLE + table)
+    return nodule_study(EXAMPLE + table)
 
 
 def test_every_value_is_part_of_the_study() -> None:

@@ -16,8 +16,8 @@ from safetensors.numpy import save
 from common import messages
 from common.arrays import Arrays
 from common.errors import BudgetError, MessageError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
-    HISTOGRAM_BINS,
     LARGEST_VALUE,
     MAGIC,
     MAX_FRAME_BYTES,
@@ -541,14 +541,14 @@ def test_a_histogram_in_another_form_is_refused(case: str) -> None:
 
 def test_a_histogram_has_two_rows_of_the_public_number_of_bins() -> None:
     row = (0.0,) * HISTOGRAM_BINS
-    assert is_histogram((row, row))
-    assert not is_histogram((row, row[1:]))
-    assert not is_histogram((row, (*row, 0.0)))
-    assert not is_histogram(((), ()))
+    assert is_histogram((row, row), HISTOGRAM_BINS)
+    assert not is_histogram((row, row[1:]), HISTOGRAM_BINS)
+    assert not is_histogram((row, (*row, 0.0)), HISTOGRAM_BINS)
+    assert not is_histogram(((), ()), HISTOGRAM_BINS)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_histogram_holds_no_cell_beyond_the_public_bound(sign: int) -> None:
     row = [0.0] * HISTOGRAM_BINS
     for cell, good in ((LARGEST_VALUE, True), (LARGEST_VALUE * 1.001, False), (1e308, False)):
-        assert is_histogram((tuple(row), (*row[1:], sign * cell))) is good
+        assert is_histogram((tuple(row), (*row[1:], sign * cell)), HISTOGRAM_BINS) is good

@@ -8,13 +8,14 @@ from torch import nn
 
 from common.model_spec import model_of, model_spec, trainable_names, update_spec
 from common.models import MODEL_NAMES, build_model
-from common.protocol import Model, StudyProtocol, Trainable
+from common.protocol import Trainable
+from common.tasks.nodule_classification.study import ImageModel, NoduleStudy
 
 torch.set_num_threads(1)
 
 
-def study(name: str, channels: int, trainable: Trainable = "all") -> StudyProtocol:
-    return StudyProtocol.model_validate(
+def study(name: str, channels: int, trainable: Trainable = "all") -> NoduleStudy:
+    return NoduleStudy.model_validate(
         {
             "study": "a-study",
             "rounds": 1,
@@ -32,7 +33,7 @@ def shapes(state: dict[str, torch.Tensor]) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def test_a_protocol_can_name_every_model_and_no_other() -> None:
-    assert set(get_args(Model.model_fields["name"].annotation)) == set(MODEL_NAMES)
+    assert set(get_args(ImageModel.model_fields["name"].annotation)) == set(MODEL_NAMES)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

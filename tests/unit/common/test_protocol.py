@@ -21,6 +21,8 @@ from common.protocol import (
     load_protocol,
     parse_protocol,
 )
+from common.tasks.nodule_classification.study import NoduleStudy
+from tests.studies import nodule_study
 
 EXAMPLE = Path(common.__file__).parent / "examples" / "lung-nodules.toml"
 
@@ -116,7 +118,7 @@ def test_the_shipped_example_is_valid() -> None:
 
 
 def test_what_is_written_is_what_the_protocol_has() -> None:
-    protocol = parse_protocol(TEXT)
+    protocol = nodule_study(TEXT)
     assert protocol.hospital_names == ("north", "east", "south", "west")
     assert protocol.total_steps == 40
     assert protocol.hospital("west").nominal_patients == 8
@@ -490,7 +492,7 @@ SETTINGS = {
 
 
 @st.composite
-def protocols(draw: st.DrawFn) -> StudyProtocol:
+def protocols(draw: st.DrawFn) -> NoduleStudy:
     names = draw(st.lists(NAMES, min_size=1, max_size=5, unique=True))
     strategy = draw(st.sampled_from(sorted(STRATEGY_SETTINGS)))
     aggregation: dict[str, Any] = {"strategy": strategy}
@@ -501,7 +503,7 @@ def protocols(draw: st.DrawFn) -> StudyProtocol:
         aggregation["ema"] = draw(SHARES)
     label = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     classes = draw(st.lists(label, min_size=2, max_size=2, unique=True))
-    return StudyProtocol.model_validate(
+    return NoduleStudy.model_validate(
         {
             "study": draw(NAMES),
             "rounds": draw(st.integers(1, 100_000)),

@@ -16,6 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import messages
 from common.arrays import Arrays
 from common.errors import BudgetError, MessageError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
     EvaluateReply,
     EvaluateRequest,
@@ -35,7 +36,7 @@ from common.records import (
     to_records,
 )
 
-ROW = (0.25,) * messages.HISTOGRAM_BINS
+ROW = (0.25,) * HISTOGRAM_BINS
 
 
 @pytest.fixture(autouse=True)

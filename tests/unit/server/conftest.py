@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_study() -> MakeStudy:
     """Makes a study; arguments are its top-level values, and sections to be merged into its own."""
 
-    def make(**changes: Any) -> StudyProtocol:
+    def make(**changes: Any) -> NoduleStudy:
         fields: dict[str, Any] = {
             "study": "a-study",
             "rounds": 3,
@@ -38,6 +38,6 @@ def make_study() -> MakeStudy:
         for key, value in changes.items():
             section = isinstance(value, Mapping)
             fields[key] = {**fields.get(key, {}), **value} if section else value
-        return StudyProtocol.model_validate(fields)
+        return NoduleStudy.model_validate(fields)
 
     return make

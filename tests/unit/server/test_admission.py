@@ -11,6 +11,7 @@ from common import messages
 from common.arrays import Arrays, Spec
 from common.bounds import MOST_EXTRA_NOISE, largest_norm
 from common.errors import BudgetError
+from common.judging.binary import HISTOGRAM_BINS
 from common.messages import (
     LARGEST_VALUE,
     EvaluateReply,
@@ -23,15 +24,15 @@ from common.messages import (
     fingerprint,
 )
 from common.model_spec import model_spec, update_spec
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from server.admission import REASONS, NotAdmitted, Past, Question, Reply, admit, most_bytes
 
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 
-def study(every: int = 1, **privacy: object) -> StudyProtocol:
+def study(every: int = 1, **privacy: object) -> NoduleStudy:
     """Three rounds; the question of round 2 is judged with `every` = 1 and not with 3."""
-    return StudyProtocol.model_validate(
+    return NoduleStudy.model_validate(
         {
             "study": "a-study",
             "rounds": 3,
@@ -47,7 +48,7 @@ def study(every: int = 1, **privacy: object) -> StudyProtocol:
 
 JUDGED, UNJUDGED_STUDY, WITHOUT_DP = study(), study(3), study(mechanism="none")
 SPEC = {"z.weight": (2, 3), "a.bias": (4,)}
-ROW = tuple(float(n) - 0.5 for n in range(messages.HISTOGRAM_BINS))
+ROW = tuple(float(n) - 0.5 for n in range(HISTOGRAM_BINS))
 
 
 def model(seed: int = 0) -> Arrays:
@@ -405,8 +406,8 @@ def test_an_honest_answer_is_far_from_the_most_bytes() -> None:
     large = {"weight": (1000, 100)}
     update = {"weight": np.zeros((1000, 100), np.float32)}
     answer = len(messages.encode(reply(arrays=update, round=100_000)))
-    assert answer < most_bytes(large) < 1.12 * answer
-    assert len(messages.encode(score())) < most_bytes(SPEC)
+    assert answer < most_bytes(large, HISTOGRAM_BINS) < 1.12 * answer
+    assert len(messages.encode(score())) < most_bytes(SPEC, HISTOGRAM_BINS)
 
 
 def test_what_is_admitted_stays_finite_in_sums_and_squares() -> None:

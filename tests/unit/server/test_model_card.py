@@ -11,13 +11,14 @@ import pytest
 from safetensors.numpy import save
 from sklearn.metrics import roc_auc_score
 
-from common.clinical.evaluation import evaluate
 from common.files import sha256
 from common.histogram import Estimate
 from common.metrics import Scores
-from common.model_card import MODEL_CARD, load_card
+from common.model_card import MODEL_CARD, Judged
 from common.protocol import StudyProtocol
 from common.released import read
+from common.tasks.nodule_classification.card import load_card
+from common.tasks.nodule_classification.study import NoduleStudy
 from server import deployed_facts
 from server.checklist import CHECKLIST
 from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
@@ -79,10 +80,11 @@ def test_the_card_reads_back_and_is_of_these_weights(make_study: MakeStudy, tmp_
     facts = finished(protocol)
     written = papers(tmp_path, facts)
     card = load_card(tmp_path / MODEL_CARD)
-    assert card == card_of(facts, WEIGHTS)
+    assert card.to_json() == card_of(facts, WEIGHTS).to_json()
     assert card.is_of(WEIGHTS)
     assert not card.is_of(WEIGHTS + b"\0")
     assert (card.study, card.protocol, card.rounds) == ("a-study", protocol.digest, 3)
+    assert isinstance(protocol, NoduleStudy)
     assert (card.images, card.model) == (protocol.images, protocol.model)
     assert {h.name: (h.nominal_patients, h.rounds) for h in card.hospitals} == {
         "north": (60, 3),
@@ -167,7 +169,7 @@ def test_who_was_in_which_round_is_said(make_study: MakeStudy, tmp_path: Path) -
     assert "| south | 24 | 1–3 | no histogram released in rounds 3–4 | - |" in text
     assert "far larger than those of the others (`FLAG-NORM`, round 3)" in text
     assert "Of 4 hospitals 2 released a histogram of the model: north, east." in text
-    assert "south, west: fewer patients in a class than the hospital's own policy releases" in text
+    assert "south, west: fewer patients in a group than the hospital's own policy releases" in text
     assert [h.rounds for h in load_card(tmp_path / MODEL_CARD).hospitals] == [3, 3, 3, 1]
 
 
@@ -178,10 +180,9 @@ def leaking() -> dict[str, Any]:
     label = np.repeat([0, 1], 50)
     scores = Scores(rng.random(100) * 0.5 + 0.4 * label, label, np.arange(100))
     return {
-        "pooled": PooledFacts(0.98761, (0.97652, 0.99871), 0.96543, None, read(MANY, 0.0, 0.2)),
-        "zero_shot_auroc": 0.87654,
+        "pooled": PooledFacts(0.98761, (0.97652, 0.99871), read(MANY, 0.0, 0.2), scores),
+        "zero_shot": 0.87654,
         "pooled_baseline": Pooled({}, 0.99123, (0.98123, 0.99923), None),
-        "evaluation": evaluate(scores, 1, {}),
     }
 
 
@@ -191,7 +192,6 @@ EXACT = (
     "0.977 to",
     "0.9876",
     "0.97652",
-    "0.96543",
     "0.8765",
     "0.877",
     "exact",
@@ -203,10 +203,12 @@ def with_exact(facts: ReportFacts) -> ReportFacts:
     return replace(
         facts,
         hospitals=tuple(
-            replace(h, validation_patients=4321, auroc=0.98765, interval=(0.97652, 0.99871))
+            replace(
+                h, validation_patients=4321, discrimination=0.98765, interval=(0.97652, 0.99871)
+            )
             for h in facts.hospitals
         ),
-        rounds=tuple(replace(r, pooled_auroc=0.7654) for r in facts.rounds),
+        rounds=tuple(replace(r, discrimination=0.7654) for r in facts.rounds),
     )
 
 
@@ -221,7 +223,8 @@ def test_a_deployed_run_shows_nothing_exact(
     text = papers(tmp_path, replace(facts, backend="local"))[MODEL_CARD_TEXT]
     assert "| figure | as released | **exact, rehearsal only** |" in text
     assert (
-        "Exact, rehearsal only: AUROC with every image counted once 0.988 (0.977 to 0.999)" in text
+        "Exact, rehearsal only: AUROC 0.988 (0.977 to 0.999); every image counts, 95 % interval over "
+        "patients by DeLong's method; of the initial model 0.877." in text
     )
     assert "one model of all patients in one place would have 0.991 (0.981 to 0.999)." in text
     assert "4321" not in text
@@ -358,5 +361,5 @@ def test_an_estimate_without_width_is_a_figure(make_study: MakeStudy) -> None:
     assert reading is not None
     sure = replace(reading, auroc=Estimate(1.0, (1.0, 1.0)))
     judged = card_of(finished(make_study(), released=sure), WEIGHTS).judged
-    assert judged is not None
+    assert isinstance(judged, Judged)
     assert (judged.auroc.low, judged.auroc.value, judged.auroc.high) == (1.0, 1.0, 1.0)

@@ -15,13 +15,15 @@ import pytest
 from common.drawing import BLUE, VERMILLION
 from common.histogram import PATIENT, Estimate
 from common.page_parts import count
-from common.protocol import Aggregation, Evaluation, Hospital, Images, StudyProtocol
-from common.released import read
+from common.protocol import Aggregation, Hospital, StudyProtocol
+from common.released import Reading, read
+from common.tasks.nodule_classification.study import ImageEvaluation, Images, NoduleStudy
 from server.facts import UNREADABLE, HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.gain import Pooled
 from server.page import difference, epsilon, listed, runs, small
-from server.plots import calibration_svg, learning_curve_svg, roc_svg, write_tensorboard
+from server.plots import learning_curve_svg, write_tensorboard
 from server.report import write_report
+from server.sections.binary_plots import calibration_svg, roc_svg
 
 NO_PRIVACY = "No differential privacy in this run."
 SEEDED = "Noise came from a known seed: no privacy."
@@ -38,7 +40,7 @@ NOISE = 2.0 * np.resize([1.0, -1.0, -1.0, 1.0, 0.5], (2, 16))
 
 
 def protocol(mechanism: str = "dp-sgd") -> StudyProtocol:
-    return StudyProtocol.model_validate(
+    return NoduleStudy.model_validate(
         {
             "study": "lung-nodules",
             "rounds": 10,
@@ -59,9 +61,11 @@ def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
             answered=NAMES[:2] if number > 8 else NAMES[:3],
             refused={"west": "E-POLICY-BUDGET"} if number != 3 else {},
             missing=("south",) if number > 8 else (),
-            pooled_auroc=0.9 + number / 1000 if exact else None,
-            pooled_interval=(0.88, 0.93) if exact else None,
-            released_auroc=Estimate(0.8 + number / 1000, (0.7, 0.95)) if released else None,
+            discrimination=0.9 + number / 1000 if exact else None,
+            interval=(0.88, 0.93) if exact else None,
+            released_discrimination=Estimate(0.8 + number / 1000, (0.7, 0.95))
+            if released
+            else None,
         )
         for number in range(1, 11)
     )
@@ -70,7 +74,6 @@ def rounds(exact: bool = True, released: bool = True) -> tuple[RoundFacts, ...]:
 def rehearsal(mechanism: str = "dp-sgd", noise_seeded: bool = False) -> ReportFacts:
     private = mechanism != "none"
     spent: tuple[Any, ...] = (7.9999, 1e-5, "PRV", 1.37, "PLD", 5.4321, 2.46, 11) if private else ()
-    curve = np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.75, 1.0])
     return ReportFacts(
         protocol=protocol(mechanism),
         backend="local",
@@ -83,8 +86,8 @@ def rehearsal(mechanism: str = "dp-sgd", noise_seeded: bool = False) -> ReportFa
             HospitalFacts("west", 8, 2, None, None, None, 0.676, *spent),
         ),
         noise_seeded=noise_seeded,
-        zero_shot_auroc=0.8931,
-        pooled=PooledFacts(0.9101, (0.8731, 0.9371), 0.8571, curve, read(HISTOGRAM, 0.0, 0.2)),
+        zero_shot=0.8931,
+        pooled=PooledFacts(0.9101, (0.8731, 0.9371), read(HISTOGRAM, 0.0, 0.2)),
         released=read(HISTOGRAM + NOISE, 2.0, 0.2),
         judged_after=10,
     )
@@ -120,8 +123,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at words only: a page is drawn in half a second and written in none."""
     for name in (
         "server.report.learning_curve_svg",
-        "server.judgement.roc_svg",
-        "server.judgement.calibration_svg",
+        "server.sections.judgement.roc_svg",
+        "server.sections.judgement.calibration_svg",
     ):
         monkeypatch.setattr(name, lambda *_: "<svg></svg>")
 
@@ -152,7 +155,7 @@ CASES = {
     "seeded": rehearsal(noise_seeded=True),
     "deployment": deployment(),
     "no round": replace(deployment(), rounds=(), hospitals=()),
-    "one class": replace(rehearsal(), pooled=PooledFacts(None, None, None, None)),
+    "one class": replace(rehearsal(), pooled=PooledFacts(None, None)),
 }
 
 
@@ -181,7 +184,7 @@ def test_every_number_that_was_given_is_shown(tmp_path: Path) -> None:
     facts = rehearsal()
     text = text_of(html_of(facts, tmp_path))
     expected = [
-        *("0.910", "0.873–0.937", "0.857", "0.893", "10 of 10", "28 of 39 requests", "15 s"),
+        *("0.910", "0.873–0.937", "0.893", "10 of 10", "28 of 39 requests", "15 s"),
         *("1,060", "40", "24", "8", "15", "19", "6", "2"),
         *("0.931", "0.901–0.957", "0.925", "0.917", "0.915", "0.861–0.962", "0.903", "0.906"),
         *("0.889", "0.782–0.983", "0.871", "0.894", "0.676"),
@@ -214,7 +217,7 @@ def test_who_gains_and_who_does_not_is_said_plainly(tmp_path: Path) -> None:
     assert "Gain from joining: east, south and west." in text
     assert "No gain: north." in text
     assert "0.910 and the local-only models 0.848 on average (best 0.917, worst 0.676)" in text
-    worse = replace(rehearsal(), pooled=PooledFacts(0.5, (0.4, 0.6), 0.5, None))
+    worse = replace(rehearsal(), pooled=PooledFacts(0.5, (0.4, 0.6)))
     assert "No hospital gains from joining." in text_of(html_of(worse, tmp_path))
     assert "Local-only models were not trained" in text_of(html_of(deployment(), tmp_path))
 
@@ -225,8 +228,8 @@ def test_the_pooled_baseline_has_a_column_and_the_temperature_a_row(tmp_path: Pa
     text = text_of(html_of(facts, tmp_path))
     assert "One place" not in text
     assert facts.pooled is not None
-    assert facts.pooled.by_patient is not None
-    heat = facts.pooled.by_patient.temperature
+    assert isinstance(facts.pooled.unnoised, Reading)
+    heat = facts.pooled.unnoised.temperature
     assert heat is not None
     low, high = heat.interval
     assert f"Temperature {heat.value:.2f} ({low:.2f}–{high:.2f})" in text
@@ -251,7 +254,7 @@ def test_what_is_not_known_is_said_in_words(tmp_path: Path) -> None:
     assert "not reported" in text
     assert "would not leave" not in text  # nothing exact is shown
     some = rehearsal()
-    left_out = replace(some.hospitals[0], local_only_auroc=None, local_only_pooled_auroc=None)
+    left_out = replace(some.hospitals[0], local_only=None, local_only_pooled=None)
     text = text_of(html_of(replace(some, hospitals=(left_out, *some.hospitals[1:])), tmp_path))
     assert text.count("not run") == 2
     assert "No gain" not in text
@@ -276,11 +279,11 @@ def test_red_boxes_appear_exactly_when_they_should(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_deployment_and_a_rehearsal_are_called_what_they_are(tmp_path: Path) -> None:
-    assert "The images stayed in the hospitals" in html_of(deployment(), tmp_path)
+    assert "The patients' data stayed in the hospitals" in html_of(deployment(), tmp_path)
     for backend in ("local", "ray", "something-new"):
         html = html_of(replace(rehearsal(), backend=backend), tmp_path)
         assert "Report of a rehearsal" in html
-        assert "The images stayed" not in html
+        assert "The patients' data stayed" not in html
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -317,10 +320,11 @@ def test_many_rounds_are_split_into_tables(tmp_path: Path) -> None:
 
 
 def test_learning_curve_has_gaps_and_may_be_absent() -> None:
-    assert learning_curve_svg((), None) is None
-    assert learning_curve_svg(rounds(exact=False, released=False), None) is None
-    broken = (*rounds()[:3], RoundFacts(4, 1.0, ()), replace(rounds()[4], pooled_interval=None))
-    for svg in (learning_curve_svg(broken, 0.89), learning_curve_svg(rounds(exact=False), None)):
+    assert learning_curve_svg((), None, "AUROC") is None
+    assert learning_curve_svg(rounds(exact=False, released=False), None, "AUROC") is None
+    broken = (*rounds()[:3], RoundFacts(4, 1.0, ()), replace(rounds()[4], interval=None))
+    for curve, before in ((broken, 0.89), (rounds(exact=False), None)):
+        svg = learning_curve_svg(curve, before, "AUROC")
         assert svg is not None
         assert "<svg" in svg
         assert "nan" not in svg
@@ -361,8 +365,9 @@ def test_importing_the_report_loads_no_plotting() -> None:
 def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_tensorboard(tmp_path / "tensorboard", rounds()[:4])
-    path = write_tensorboard(tmp_path / "tensorboard", rounds())  # after a resume
+    facts = rehearsal()
+    write_tensorboard(tmp_path / "tensorboard", replace(facts, rounds=rounds()[:4]))
+    path = write_tensorboard(tmp_path / "tensorboard", facts)  # after a resume
     assert [path] == list((tmp_path / "tensorboard").iterdir())
     events = EventAccumulator(str(path.parent)).Reload()
     assert sorted(events.Tags()["scalars"]) == [
@@ -372,7 +377,7 @@ def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
         points = events.Scalars(tag)
         assert [point.step for point in points] == list(range(1, 11))
         assert points[0].value == pytest.approx(first, abs=1e-6)
-    write_tensorboard(path.parent, rounds(exact=False))
+    write_tensorboard(path.parent, replace(facts, rounds=rounds(exact=False)))
     events = EventAccumulator(str(path.parent)).Reload()
     assert "pooled/auroc" not in events.Tags()["scalars"]
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
@@ -420,7 +425,7 @@ def test_how_often_is_evaluated_is_said_as_the_protocol_has_it(tmp_path: Path) -
     text = text_of(html_of(facts, tmp_path))
     assert "histograms of every model and the final one, 11 histograms in a whole study" in text
     assert "not evaluated" not in text
-    seldom = facts.protocol.model_copy(update={"evaluation": Evaluation(every=4)})
+    seldom = facts.protocol.model_copy(update={"evaluation": ImageEvaluation(every=4)})
     text = text_of(html_of(replace(facts, protocol=seldom, judged_after=8), tmp_path))
     assert "every 4th model after it and the final one, 4 histograms in a whole study" in text
     assert "Models of rounds without a mark were not evaluated." in text
@@ -489,18 +494,18 @@ def test_what_is_held_back_is_said_in_words_and_is_not_zero(tmp_path: Path) -> N
     some = replace(deployment(), judging=judging, closing=judging)
     text = text_of(html_of(some, tmp_path))
     sentence = (
-        "Released by 3 of 4 hospitals; west has fewer patients in a class than its own policy "
+        "Released by 3 of 4 hospitals; west has fewer patients in a group than its own policy "
         "releases."
     )
     assert text.count(sentence) == 2  # beside the figure and under the curve
-    assert "west released no score histogram in round 11" in text
+    assert "west released no histogram in round 11" in text
     two = a_round(11, suppressed=("south", "west"))
     text = text_of(html_of(replace(some, judging=two, closing=two), tmp_path))
-    assert "south and west have fewer patients in a class than their own policy releases" in text
+    assert "south and west have fewer patients in a group than their own policy releases" in text
     everybody = a_round(11, answered=NAMES[:3])
     text = text_of(html_of(replace(some, judging=everybody, closing=everybody), tmp_path))
     assert "Released by 3 of 4 hospitals." in text
-    assert "fewer patients in a class" not in text
+    assert "fewer patients in a group" not in text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -13,6 +13,7 @@ import pytest
 
 from common.histogram import Estimate
 from common.model_card import MODEL_CARD
+from common.released import Reading
 from server.facts import ReportFacts
 from server.tracking import write_mlflow
 from tests.answering import MakeStudy
@@ -31,7 +32,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_figures(facts: ReportFacts) -> ReportFacts:
     rounds = tuple(
-        replace(r, pooled_auroc=0.9, released_auroc=Estimate(0.7 + r.round / 100, (0.6, 0.8)))
+        replace(
+            r, discrimination=0.9, released_discrimination=Estimate(0.7 + r.round / 100, (0.6, 0.8))
+        )
         for r in facts.rounds
     )
     return replace(facts, rounds=rounds)
@@ -63,8 +66,11 @@ def test_mlflow_reads_the_run_back(make_study: MakeStudy, tmp_path: Path) -> Non
     history = client.get_metric_history(run.info.run_id, "released/auroc")
     assert {m.step: m.value for m in history} == {1: 0.71, 2: 0.72, 3: 0.73, 4: 0.74}
     assert run.data.metrics["epsilon/south"] == 3.5
-    assert facts.released is not None
+    assert isinstance(facts.released, Reading)
     assert run.data.metrics["released/brier"] == facts.released.calibration.brier
+    point = facts.released.operating_point
+    assert point is not None
+    assert run.data.metrics["released/sensitivity"] == point.sensitivity.value
     assert "pooled/auroc" not in run.data.metrics  # exact, and this was no rehearsal
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"report.html", MODEL_CARD, "model_card.md", "reporting-checklist.md"}
@@ -121,8 +127,8 @@ WRITE = """
 from pathlib import Path
 from server.tracking import write_mlflow
 from server.facts import HospitalFacts, ReportFacts, RoundFacts
-from common.protocol import StudyProtocol
-study = StudyProtocol.model_validate({{
+from common.tasks.nodule_classification.study import NoduleStudy
+study = NoduleStudy.model_validate({{
     "study": "a", "rounds": 2, "images": {{"classes": ["no", "yes"], "size": 16}},
     "training": {{"steps-per-round": 1, "learning-rate": 0.1, "sampling-rate": 0.5}},
     "participation": {{"quorum": 1}}, "hospitals": [{{"name": "n", "nominal-patients": 50}}]}})

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.data import Patients
+from client.data import ImagePatients
 from common.errors import ProtocolError
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.audit import mechanism
 from simulation.audit.throwaway import (
     CanaryTable,
@@ -23,7 +23,7 @@ from simulation.audit.throwaway import (
 
 SEED = 20261125
 SIGMA = 1.3
-MakeStudy = Callable[..., StudyProtocol]
+MakeStudy = Callable[..., NoduleStudy]
 
 
 def noise(scale: float = 1.0) -> NDArray[np.float64]:
@@ -111,7 +111,7 @@ def test_rounds_add_up(small_study: MakeStudy) -> None:
 def test_phantom_patients_fit_the_studys_images(small_study: MakeStudy) -> None:
     images = small_study().images.model_copy(update={"channels": 3})
     made = phantom_patients(images, 5, 2, seed=1)
-    assert isinstance(made, Patients)
+    assert isinstance(made, ImagePatients)
     assert (len(made), made.pixels.shape) == (5, (10, 16, 16, 3))
     assert np.array_equal(made.pixels[..., 0], made.pixels[..., 2])
 

@@ -12,10 +12,11 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from client.data import hospital_folders
-from common.protocol import StudyProtocol, parse_protocol
+from client.readers import hospital_folders
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.__main__ import app
 from simulation.prepare import LUNG_NODULES
+from tests.studies import nodule_study
 from tests.unit.simulation.test_convert_lidc import series
 from tests.unit.simulation.test_convert_luna16 import stand_in
 from tests.unit.simulation.test_convert_medmnist import published
@@ -26,12 +27,12 @@ def guide(repository: Path) -> str:
     return (repository / "docs/datasets.md").read_text()
 
 
-def with_settings(block: str) -> StudyProtocol:
+def with_settings(block: str) -> NoduleStudy:
     """The shipped protocol with the tables of `block` laid over its own."""
     fields: dict[str, Any] = tomllib.loads(LUNG_NODULES.read_text())
     for table, values in tomllib.loads(block).items():
         fields[table] = fields[table] | values
-    return parse_protocol(tomli_w.dumps(fields))
+    return nodule_study(tomli_w.dumps(fields))
 
 
 def test_its_settings_are_a_protocol(guide: str) -> None:
@@ -54,7 +55,9 @@ def test_its_commands_run(guide: str, tmp_path: Path, monkeypatch: pytest.Monkey
     for command in commands:
         done = CliRunner().invoke(app, shlex.split(command))
         assert done.exit_code == 0, done.output
-        found[command.split()[1]] = list(hospital_folders(tmp_path / "out/hospitals"))
+        found[command.split()[1]] = list(
+            hospital_folders("nodule-classification", tmp_path / "out/hospitals")
+        )
         shutil.rmtree("out")
     assert found == {
         "luna16": ["subset0", "subset1"],

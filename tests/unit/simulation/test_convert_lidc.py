@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from client.data import count_patients, open_cohort
-from common.protocol import CtPatches, Images
+from client.data.image_folder import count_patients, open_cohort
+from common.tasks.nodule_classification.study import CtPatches, Images
 from simulation.__main__ import app
 from tests.unit.client.data.making_dicom import hu_of, save, slice_dataset, uid
 

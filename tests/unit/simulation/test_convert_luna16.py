@@ -11,9 +11,9 @@ import pytest
 import SimpleITK
 from typer.testing import CliRunner
 
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from common.errors import DataError
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 from simulation.__main__ import app
 from simulation.convert.candidates import read_candidates
 from simulation.convert.hospitals import by_hash, chosen_homes, read_sites

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from client.data import count_patients, open_cohort
-from common.protocol import Images
+from client.data.image_folder import count_patients, open_cohort
+from common.tasks.nodule_classification.study import Images
 from simulation.__main__ import app
 
 COUNTS = {"train": 60, "val": 12, "test": 9}

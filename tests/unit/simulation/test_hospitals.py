@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.data import count_patients, open_cohort
+from client.data.image_folder import count_patients, open_cohort
 from client.ledger import Account, Ledger, Spend
 from client.policy import load_policy
 from common.errors import DataError, RunError
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import from_folder, from_phantoms, many, settle, with_roster
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 
 
 def test_a_phantom_hospital_has_just_its_nominal_training_patients(
@@ -110,5 +110,5 @@ def test_class_folders_are_read_where_the_pattern_finds_the_patient(
         adapted, tmp_path, data, device="cpu", noise_seed=1, patient_id_pattern=pattern
     ).values()
     policy = load_policy(site)
-    cohort = open_cohort(policy.data, adapted.images, policy.patient_id_pattern)
+    cohort = open_cohort(policy.data, protocol.images, policy.patient_id_pattern)
     assert len(cohort.training) == 9

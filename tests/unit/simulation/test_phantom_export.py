@@ -11,17 +11,20 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 from scipy.ndimage import map_coordinates
 
-from client.data import SetAside, count_patients, hospital_folders, open_cohort
+from client.data import SetAside
 from client.data.dicom import read_slice
+from client.data.image_folder import count_patients, open_cohort
 from client.data.patches import ct_patch
 from client.data.series import volume
+from client.readers import hospital_folders
 from common.errors import RunError
 from common.phantom import SCANNERS
-from common.protocol import CtPatches, load_protocol
+from common.tasks.nodule_classification.study import CtPatches
 from simulation.phantom_export.dicom import Series, place_mm, write_series
 from simulation.phantom_export.export import MAKERS, export
 from simulation.phantom_export.volume import TILES, phantom_volume
 from simulation.prepare import FIRST_RUN
+from tests.studies import nodule_study
 
 KINDS = ("spiculated", "vessel", "juxta-pleural", "airway")
 SPACING = 0.66
@@ -77,7 +80,7 @@ def test_written_and_read_back_it_is_the_same_in_the_same_places(
     series = Series("P", "north", maker, SPACING, step, 2020, seed=0)
     paths = write_series(tmp_path, made, series)
     read = volume([read_slice(path) for path in reversed(paths)])
-    images = load_protocol(FIRST_RUN).images
+    images = nodule_study(FIRST_RUN.read_text()).images
     ct = CtPatches(size_mm=32 * SPACING)
     stored = np.clip(made.hu, -1024, 3071)  # what 12 bits hold
     for at in made.centres:
@@ -105,8 +108,8 @@ def test_planes_are_cuts_through_one_anatomy() -> None:
 
 
 def test_the_hospitals_are_a_study_and_the_defects_are_named(exported: Path) -> None:
-    protocol = load_protocol(exported / "protocol.toml")
-    folders = hospital_folders(exported / "hospitals")
+    protocol = nodule_study((exported / "protocol.toml").read_text())
+    folders = hospital_folders("nodule-classification", exported / "hospitals")
     assert tuple(folders) == ("east", "north")
     assert set(folders) == set(protocol.hospital_names)
     reasons: dict[str, list[SetAside]] = {}

@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from client.data import Patients, open_cohort
+from client.data import ImagePatients
+from client.data.image_folder import open_cohort
 from client.policy import load_policy
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from common.weights import load_weights
 from server.beginning import INITIAL_MODEL
 from simulation.hospitals import from_phantoms, settle, with_roster
 from simulation.live import Silent
-from simulation.pooled import EverybodysVault, together
+from simulation.pooled import EverybodysVault
 from simulation.rehearsal import POOLED, Rehearsal, in_order
-from simulation.results import as_json, gather
+from simulation.results import gather
+from simulation.summary_json import as_json
 
-SmallStudy = Callable[..., StudyProtocol]
+SmallStudy = Callable[..., NoduleStudy]
 
 
-def patients(counts: list[int], dtype: type, value: int) -> Patients:
+def patients(counts: list[int], dtype: type, value: int) -> ImagePatients:
     total = sum(counts)
-    return Patients(
+    return ImagePatients(
         pixels=np.full((total, 4, 4, 1), value, dtype),
         labels=np.arange(total) % 2,
         offsets=np.cumsum([0, *counts], dtype=np.int64),
@@ -36,13 +38,13 @@ def patients(counts: list[int], dtype: type, value: int) -> Patients:
 
 def test_patients_stay_patients_and_bright_stays_bright() -> None:
     eight, sixteen = patients([2, 1], np.uint8, 51), patients([3], np.uint16, 13107)
-    both = together([eight, sixteen])
+    both = ImagePatients.together([eight, sixteen])
     assert both.offsets.tolist() == [0, 2, 3, 6]
     assert both.labels.tolist() == [0, 1, 0, 0, 1, 0]
     views = both.views(np.arange(6)).numpy()
     np.testing.assert_allclose(views, (0.2 - 0.4) / 0.25, rtol=1e-6)  # a fifth of the full range
-    assert together([eight, eight]).pixels.dtype == np.uint8
-    assert len(together([eight, eight])) == 4
+    assert ImagePatients.together([eight, eight]).pixels.dtype == np.uint8
+    assert len(ImagePatients.together([eight, eight])) == 4
 
 
 def merged(data: dict[str, Path], folder: Path) -> Path:
@@ -98,7 +100,7 @@ def test_a_rehearsal_tells_it_beside_the_others(tmp_path: Path, small_study: Sma
     facts = gather(rehearsal, outcome, {}, scores)
     assert facts.pooled_baseline is not None
     summary = as_json(tmp_path, facts)
-    assert summary["pooled_baseline"]["auroc"] == facts.pooled_baseline.auroc
+    assert summary["pooled_baseline"]["auroc"] == facts.pooled_baseline.discrimination
     assert {h["pooled_baseline_auroc"] for h in summary["hospitals"].values()} == set(
         facts.pooled_baseline.own.values()
     )
@@ -107,6 +109,6 @@ def test_a_rehearsal_tells_it_beside_the_others(tmp_path: Path, small_study: Sma
 
     policy = load_policy(sites["north"])
     cohorts = [open_cohort(data[name], protocol.images) for name in ("north", "west")]
-    everybody = EverybodysVault(policy, cohorts).cohort(protocol.images)
+    everybody = EverybodysVault(policy, cohorts).cohort(protocol)
     assert len(everybody.training) == sum(len(cohort.training) for cohort in cohorts)
     assert len(everybody.validation) == 0

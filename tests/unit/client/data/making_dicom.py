@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from client.data.cohort import Pixels
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 
 AXIAL = (1.0, 0, 0, 0, 1, 0)
 SAGITTAL = (0.0, 1, 0, 0, 0, -1)

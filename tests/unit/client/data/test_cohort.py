@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from client.data import Cohort, Patients
+from client.data import Cohort, ImagePatients
 
 
-def patients(dtype: type[np.unsignedinteger] = np.uint8, channels: int = 1) -> Patients:
+def patients(dtype: type[np.unsignedinteger] = np.uint8, channels: int = 1) -> ImagePatients:
     """Three patients with 2, 1 and 3 images; image i has value i in channel 0, i + 1 in 1, ..."""
     values = np.arange(6)[:, None, None, None] + np.arange(channels)
-    return Patients(
+    return ImagePatients(
         pixels=np.broadcast_to(values, (6, 4, 4, channels)).astype(dtype, order="C"),
         labels=np.array([0, 1, 0, 0, 1, 1]),
         offsets=np.array([0, 2, 3, 6]),
@@ -26,8 +26,8 @@ def test_each_image_belongs_to_one_patient() -> None:
     three = patients()
     assert len(three) == 3
     assert [three.of(p) for p in range(3)] == [slice(0, 2), slice(2, 3), slice(3, 6)]
-    assert three.patient_of_image.tolist() == [0, 0, 1, 2, 2, 2]
-    assert three.labels.dtype == three.offsets.dtype == three.patient_of_image.dtype == np.int64
+    assert three.patient_of_view.tolist() == [0, 0, 1, 2, 2, 2]
+    assert three.labels.dtype == three.offsets.dtype == three.patient_of_view.dtype == np.int64
 
 
 @pytest.mark.parametrize("number", [-1, 3])
@@ -69,7 +69,7 @@ def test_views_are_a_copy() -> None:
 
 
 def test_no_patients_and_no_views() -> None:
-    nobody = Patients(
+    nobody = ImagePatients(
         pixels=np.empty((0, 4, 4, 3), np.uint8),
         labels=np.empty(0, np.int64),
         offsets=np.zeros(1, np.int64),
@@ -78,7 +78,7 @@ def test_no_patients_and_no_views() -> None:
     )
     assert len(nobody) == 0
     assert nobody.views(np.empty(0, np.int64)).shape == (0, 3, 4, 4)
-    assert nobody.patient_of_image.shape == (0,)
+    assert nobody.patient_of_view.shape == (0,)
 
 
 def test_nothing_can_be_changed_or_attached() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.data import Cohort, SetAside, cache, ct_folder, open_cohort
-from common.protocol import CtPatches, Images
+from client.data import Cohort, ImagePatients, SetAside, cache, ct_folder
+from client.data.image_folder import open_cohort
+from common.tasks.nodule_classification.study import CtPatches, Images
 from tests.unit.client.data.making_dicom import (
     IMAGES,
     hospital,
@@ -36,7 +37,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "hospital"))
 
 
-def same(one: Cohort, other: Cohort) -> None:
+def same(one: Cohort[ImagePatients], other: Cohort[ImagePatients]) -> None:
     for a, b in ((one.training, other.training), (one.validation, other.validation)):
         np.testing.assert_array_equal(a.pixels, b.pixels)
         np.testing.assert_array_equal(a.labels, b.labels)

@@ -12,17 +12,12 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from client.data import (
-    Cohort,
-    SetAside,
-    count_patients,
-    hospital_folders,
-    open_cohort,
-    scan,
-)
+from client.data import Cohort, ImagePatients, SetAside, scan
 from client.data.dicom import read_slice
+from client.data.image_folder import count_patients, open_cohort
+from client.readers import hospital_folders
 from common.errors import DataError
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 from tests.unit.client.data.making_dicom import (
     IMAGES,
     SAGITTAL,
@@ -54,7 +49,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "hospital"))
 
 
-def opened(folder: Path, images: Images = IMAGES) -> tuple[Cohort, list[SetAside]]:
+def opened(folder: Path, images: Images = IMAGES) -> tuple[Cohort[ImagePatients], list[SetAside]]:
     apart: list[SetAside] = []
     return open_cohort(folder, images, set_aside=apart), apart
 
@@ -68,7 +63,7 @@ def refusal(folder: Path, images: Images = IMAGES) -> str:
     return text
 
 
-def series_values(cohort: Cohort) -> list[int]:
+def series_values(cohort: Cohort[ImagePatients]) -> list[int]:
     """Which of the hospital's series the patches are of, by their HU."""
     values = []
     for side in (cohort.training, cohort.validation):
@@ -93,7 +88,7 @@ def test_every_series_is_one_patch_of_its_patient(folder: Path) -> None:
         assert side.pixels.dtype == np.uint16
         assert side.pixels.shape[1:] == (16, 16, 1)
         assert side.labels.tolist() == [value % 2 for value in values]
-        assert side.patient_of_image.tolist() == [n // 2 for n in range(len(values))]
+        assert side.patient_of_view.tolist() == [n // 2 for n in range(len(values))]
         assert [value // 2 for value in values[::2]] == [value // 2 for value in values[1::2]]
     assert count_patients(folder, IMAGES) == (len(cohort.training), len(cohort.validation))
     assert len(cohort.validation) > 0
@@ -140,7 +135,7 @@ def test_hospitals_of_a_rehearsal_may_have_ct(tmp_path: Path, made: Path) -> Non
     write_series(flat, FLAT)
     write_findings(flat, "series_uid,label", f"{uid(1)},nodule")
     shutil.copytree(made, tmp_path / "south")
-    assert list(hospital_folders(tmp_path)) == ["north", "south"]
+    assert list(hospital_folders("nodule-classification", tmp_path)) == ["north", "south"]
 
 
 def test_a_manifest_goes_before_findings(folder: Path) -> None:

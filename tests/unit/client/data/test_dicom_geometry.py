@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from common.phantom import phantom_patches
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 from tests.unit.client.data.making_dicom import (
     AXIAL,
     CORONAL,

@@ -5,15 +5,17 @@ from importlib.resources import files
 import pytest
 
 from common.errors import ProtocolError
-from common.protocol import CtPatches, StudyProtocol, parse_protocol
+from common.protocol import parse_protocol
+from common.tasks.nodule_classification.study import CtPatches, NoduleStudy
+from tests.studies import nodule_study
 
 EXAMPLE = (files("common") / "examples" / "lung-nodules.toml").read_text()
 TABLE = "\n[images.ct]\nsize-mm = 32.0\n"
 
 
-def study(table: str, channels: int = 1) -> StudyProtocol:
+def study(table: str, channels: int = 1) -> NoduleStudy:
     text = EXAMPLE.replace("channels = 1", f"channels = {channels}", 1)
-    return parse_protocol(text + table)
+    return nodule_study(text + table)
 
 
 def test_it_is_part_of_the_study() -> None:

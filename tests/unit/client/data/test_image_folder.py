@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.data import Cohort, count_patients, hospital_folders, open_cohort
+from client.data import Cohort, ImagePatients
+from client.data.image_folder import count_patients, open_cohort
+from client.readers import hospital_folders
 from common.errors import DataError
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 LUNA = SHARED / "luna16-train"
@@ -472,7 +474,7 @@ def test_no_name_is_reachable_from_the_cohort(tmp_path: Path) -> None:
     for canary in (name, "Weatherwax", str(tmp_path), "manifest", ".png"):
         for encoding in ("utf-8", "utf-16-le", "utf-32-le"):
             assert canary.encode(encoding) not in pickled
-    restored: Cohort = pickle.loads(pickled)  # noqa: S301 - our own bytes
+    restored: Cohort[ImagePatients] = pickle.loads(pickled)  # noqa: S301 - our own bytes
     np.testing.assert_array_equal(restored.training.pixels, cohort.training.pixels)
 
 
@@ -485,7 +487,7 @@ def test_hospital_folders(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / ".cache" / "x").mkdir(parents=True)
     (tmp_path / "README.md").touch()
-    found = hospital_folders(tmp_path)
+    found = hospital_folders("nodule-classification", tmp_path)
     assert list(found) == ["ge", "siemens"]
     assert found["ge"].samefile(tmp_path / "ge")
 
@@ -493,16 +495,16 @@ def test_hospital_folders(tmp_path: Path) -> None:
 def test_no_hospital_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="sub-folder for each hospital"):
-        hospital_folders(tmp_path)
+        hospital_folders("nodule-classification", tmp_path)
     with pytest.raises(DataError, match="none that can be opened"):
-        hospital_folders(tmp_path / "nowhere")
+        hospital_folders("nodule-classification", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["GE", "st. mary", "-x", "ü"])
 def test_hospital_folders_have_hospital_names(tmp_path: Path, name: str) -> None:
     hospital(tmp_path / name)
     with pytest.raises(DataError, match="rename it"):
-        hospital_folders(tmp_path)
+        hospital_folders("nodule-classification", tmp_path)
 
 
 # --- the real images
@@ -519,7 +521,7 @@ def test_real_counts_are_the_published_ones() -> None:
         "toshiba": (4, 46, 9),
     }
     found = {}
-    for name, folder in hospital_folders(LUNA).items():
+    for name, folder in hospital_folders("nodule-classification", LUNA).items():
         cohort = open_cohort(folder, images)
         sides = (cohort.training, cohort.validation)
         assert count_patients(folder, images) == (len(sides[0]), len(sides[1]))

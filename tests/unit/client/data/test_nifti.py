@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from client.data import SetAside, nifti, open_cohort
+from client.data import SetAside, nifti
+from client.data.image_folder import open_cohort
 from client.data.nifti import read_nifti
 from client.data.quarantine import NotUsable
-from common.protocol import CtPatches
+from common.tasks.nodule_classification.study import CtPatches
 from tests.unit.client.data.making_dicom import IMAGES, hu_of, write_findings, write_series
 
 Array = npt.NDArray[np.float64]

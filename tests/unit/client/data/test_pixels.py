@@ -10,7 +10,7 @@ from PIL import Image
 
 from client.data.pixels import read_pixels
 from common.errors import DataError
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 RNG = np.random.default_rng(5)
 

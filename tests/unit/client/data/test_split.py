@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from client.data.split import canonical_patient_id, is_validation_patient
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 IMAGES = Images(classes=("non-nodule", "nodule"), size=16)
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

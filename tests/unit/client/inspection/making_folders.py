@@ -16,7 +16,8 @@ from client.data.survey import Survey, survey
 from client.inspection.inspection import Inspection, inspect
 from client.inspection.verdict import Verdict, judge
 from common.phantom import phantom_patches, to_grey8
-from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import NoduleStudy
+from tests.studies import nodule_study
 from tests.unit.client.data.making_dicom import Edit, save, slice_dataset, uid, write_findings
 
 SEED = 20_261_126
@@ -31,9 +32,9 @@ training = { steps-per-round = 1, learning-rate = 0.1, sampling-rate = 0.5 }
 participation = { quorum = 1 }
 hospitals = [{ name = "north", nominal-patients = 32 }]
 """
-PROTOCOL = parse_protocol(STUDY.replace("CT", ""))
+PROTOCOL = nodule_study(STUDY.replace("CT", ""))
 CT_STUDY = STUDY.replace("CT", f", ct = {{ size-mm = {32 * SPACING} }}")
-CT_PROTOCOL = parse_protocol(CT_STUDY)
+CT_PROTOCOL = nodule_study(CT_STUDY)
 
 
 @cache
@@ -116,7 +117,7 @@ class SeriesFolder:
         ]
         return cls(root, headers, [n % 2 for n in range(48)])
 
-    def survey(self, apart: list[SetAside], protocol: StudyProtocol = CT_PROTOCOL) -> Survey:
+    def survey(self, apart: list[SetAside], protocol: NoduleStudy = CT_PROTOCOL) -> Survey:
         hu, _ = phantoms(len(self.headers), 48)
         for n, header in enumerate(self.headers):
             save(
@@ -148,7 +149,7 @@ def _said(header: Header) -> Sequence[Edit]:
 
 
 def judged(
-    surveyed: Survey, protocol: StudyProtocol = PROTOCOL, apart: Sequence[SetAside] = ()
+    surveyed: Survey, protocol: NoduleStudy = PROTOCOL, apart: Sequence[SetAside] = ()
 ) -> tuple[Inspection, Verdict]:
     found = inspect(surveyed, protocol, apart)
     return found, judge(found, protocol.images.classes)

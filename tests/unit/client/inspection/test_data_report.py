@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.data import Cohort, Patients, SetAside
+from client.data import Cohort, ImagePatients, SetAside
 from client.data.survey import Survey, survey
 from client.inspection.duplicates import alike
 from client.inspection.measures import measure
 from client.inspection.pseudonym import SALT, LocalIds
 from client.inspection.report import data_verdict
 from common.errors import HospitalError, RunError
-from common.protocol import StudyProtocol, parse_protocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests.hospital import policy_of
+from tests.studies import nodule_study
 from tests.unit.client.data.making_dicom import uid, write_findings
 from tests.unit.client.inspection.making_folders import (
     CT_PROTOCOL,
@@ -31,13 +32,13 @@ from tests.unit.client.inspection.making_folders import (
 
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 REAL = SHARED / "ct-dicom"
-LUNG = parse_protocol((files("common") / "examples" / "lung-nodules.toml").read_text())
+LUNG = nodule_study((files("common") / "examples" / "lung-nodules.toml").read_text())
 
 
 def page_of(
     tmp_path: Path,
     surveyed: Survey | None,
-    protocol: StudyProtocol,
+    protocol: NoduleStudy,
     apart: list[SetAside],
 ) -> tuple[str, str]:
     """The verdict's word and the page."""
@@ -249,8 +250,8 @@ def test_five_thousand_patches_take_a_bounded_memory(tmp_path: Path) -> None:
     pixels[4_990] = pixels[10]
     labels = np.arange(count) % 2
     offsets = np.arange(0, count + 1, count // patients)
-    side = Patients(pixels, labels, offsets, 0.5, 0.25)
-    empty = Patients(pixels[:0], labels[:0], np.zeros(1, np.int64), 0.5, 0.25)
+    side = ImagePatients(pixels, labels, offsets, 0.5, 0.25)
+    empty = ImagePatients(pixels[:0], labels[:0], np.zeros(1, np.int64), 0.5, 0.25)
     none = (None,) * count
     surveyed = Survey(
         cohort=Cohort(side, empty),

@@ -9,7 +9,7 @@ import pytest
 
 from client.data import SetAside
 from client.inspection.inspection import inspect
-from common.protocol import parse_protocol
+from tests.studies import nodule_study
 from tests.unit.client.data.making_dicom import uid
 from tests.unit.client.inspection.making_folders import (
     CT_PROTOCOL,
@@ -110,7 +110,7 @@ def test_what_is_outside_of_the_inclusion_is_counted_and_nobody_is_left_out(
         "inclusion = { max-slice-thickness-mm = 2.5, max-pixel-spacing-mm = 0.6, kvp = [100, 130], "
         "from-year = 2015, least-patients = 100 }\n"
     )
-    protocol = parse_protocol(inclusion + CT_STUDY)
+    protocol = nodule_study(inclusion + CT_STUDY)
     for n in range(6):
         series.headers[n]["SliceThickness"] = 5
     series.headers[8]["KVP"] = 140

@@ -12,11 +12,16 @@ from common.model_card import (
     CardHospital,
     Figure,
     Judged,
-    ModelCard,
     OperatingPoint,
 )
 from common.phantom import Phantoms, phantom_patches, to_grey8
-from common.protocol import CtPatches, Evaluation, Images, Model
+from common.tasks.nodule_classification.card import ModelCard
+from common.tasks.nodule_classification.study import (
+    CtPatches,
+    ImageEvaluation,
+    ImageModel,
+    Images,
+)
 
 PHANTOM_IMAGES = Images(
     classes=("non-nodule", "nodule"), size=32, mean=0.4, std=0.25, ct=CtPatches(size_mm=22.4)
@@ -42,7 +47,7 @@ def write_run(
     folder: Path,
     weights: bytes,
     images: Images = PHANTOM_IMAGES,
-    model: Model | None = None,
+    model: ImageModel | None = None,
     **changes: Any,
 ) -> Path:
     """model.safetensors with the card of it in `folder`."""
@@ -54,9 +59,9 @@ def write_run(
         weights=sha256(weights),
         rounds=10,
         rehearsal=True,
-        model=model or Model(),
+        model=model or ImageModel(),
         images=images,
-        evaluation=Evaluation(),
+        evaluation=ImageEvaluation(),
         hospitals=(CardHospital(name="north", nominal_patients=120, rounds=10),),
         judged=JUDGED,
     ).model_copy(update=changes)

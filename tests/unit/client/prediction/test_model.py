@@ -11,7 +11,7 @@ from client.prediction.model import load_model
 from common.errors import ModelError
 from common.model_card import MODEL_CARD
 from common.phantom import phantom_patches, to_grey8
-from common.protocol import Evaluation, Model
+from common.tasks.nodule_classification.study import ImageEvaluation, ImageModel
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_run
 
 
@@ -73,7 +73,7 @@ def test_no_weights_no_model(run: Path) -> None:
 def test_weights_of_another_network_than_the_card_names_are_refused(
     tmp_path: Path, shipped: bytes
 ) -> None:
-    assert "unexpected" in refusal(write_run(tmp_path, shipped, model=Model(name="resnet18")))
+    assert "unexpected" in refusal(write_run(tmp_path, shipped, model=ImageModel(name="resnet18")))
 
 
 def test_weights_for_other_channels_than_the_card_names_are_refused(
@@ -93,7 +93,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, shipped: bytes)
 def test_the_card_says_whether_a_score_is_the_mean_over_the_symmetries(
     tmp_path: Path, shipped: bytes, averaged: bool
 ) -> None:
-    of = Evaluation(flips_and_rotations=averaged)
+    of = ImageEvaluation(flips_and_rotations=averaged)
     model = load_model(write_run(tmp_path, shipped, evaluation=of))
     pixels = to_grey8(phantom_patches(4, seed=3).hu).numpy()[..., None]
     there, turned = model.scores(pixels), model.scores(np.rot90(pixels, axes=(1, 2)).copy())

@@ -21,7 +21,7 @@ from client.prediction.occlusion import score_map
 from client.prediction.overlay import picture
 from common.models import build_model
 from common.phantom import phantom_patches, to_grey8
-from common.protocol import CtPatches, Images
+from common.tasks.nodule_classification.study import CtPatches, Images
 from tests.unit.client.prediction.conftest import Said
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_phantoms
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from client.__main__ import app
 from client.prediction import onnx_export
 from client.prediction.model import load_model
-from common.model_card import ModelCard
 from common.models import build_model
-from common.protocol import Images, Model
+from common.tasks.nodule_classification.card import ModelCard
+from common.tasks.nodule_classification.study import ImageModel, Images
 from tests.unit.client.prediction.making_runs import write_run
 
 pytestmark = pytest.mark.slow  # torch's exporter takes seconds
@@ -57,7 +57,7 @@ def test_other_programs_get_the_scores_of_predict(
     images = Images.model_validate(
         {"classes": ("a", "b"), "size": 32, "channels": channels, "mean": 0.4, "std": 0.25}
     )
-    run = write_run(tmp_path / "run", weights, images, Model.model_validate({"name": name}))
+    run = write_run(tmp_path / "run", weights, images, ImageModel.model_validate({"name": name}))
     said = export(run)
     assert said.exit_code == 0, said.output
     check_scores(tmp_path / "model.onnx", run)

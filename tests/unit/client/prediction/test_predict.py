@@ -13,22 +13,23 @@ import pytest
 import torch
 from PIL import Image
 
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from client.prediction import predicting
 from client.prediction.results import Prediction, as_csv
 from client.prediction.words import Meaning
 from client.training import evaluate
 from common.models import build_model
-from common.protocol import Evaluation
+from common.protocol import StudyProtocol
 from common.weights import parse_weights
 from tests.unit.client.prediction.conftest import Said
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_phantoms, write_run
 
 Predict = Callable[..., Said]
+SmallStudy = Callable[..., StudyProtocol]
 
 
 def test_scores_are_those_of_the_study_s_own_evaluation(
-    tmp_path: Path, run: Path, shipped: bytes, predict: Predict
+    tmp_path: Path, run: Path, shipped: bytes, predict: Predict, small_study: SmallStudy
 ) -> None:
     """On 8- and 16-bit images, in a folder that a study could train on."""
     folder = tmp_path / "north"
@@ -46,7 +47,7 @@ def test_scores_are_those_of_the_study_s_own_evaluation(
     model.load_state_dict({name: torch.from_numpy(a) for name, a in weights.items()})
     images = PHANTOM_IMAGES.model_copy(update={"validation_fraction": 1e-9})
     wanted = evaluate(
-        model, open_cohort(folder, images).training, Evaluation(), torch.device("cpu")
+        model, open_cohort(folder, images).training, small_study(), torch.device("cpu")
     )
 
     said = predict(run, folder)

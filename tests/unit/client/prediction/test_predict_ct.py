@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from client.data import SetAside, open_cohort
+from client.data import SetAside
+from client.data.image_folder import open_cohort
 from client.data.unlabelled import Place, unlabelled
 from client.prediction.model import load_model
 from client.training import evaluate
-from common.protocol import CtPatches, Evaluation, Images
+from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import CtPatches, Images
 from tests.conftest import SHARED_DATA
 from tests.unit.client.data.making_dicom import uid, write_findings, write_series
 from tests.unit.client.prediction.conftest import Said
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_run
 
 Predict = Callable[..., Said]
+SmallStudy = Callable[..., StudyProtocol]
 
 SEED = 20_261_126
 SPACING = (0.8, 0.7)
@@ -60,12 +63,12 @@ def reason(said: Said) -> str:
 
 
 def test_scores_are_those_of_the_study_s_own_evaluation(
-    folder: Path, run: Path, predict: Predict
+    folder: Path, run: Path, predict: Predict, small_study: SmallStudy
 ) -> None:
     images = PHANTOM_IMAGES.model_copy(update={"validation_fraction": 1e-9})
     cohort = open_cohort(folder, images).training  # sorted by patient, series and row, as listed
     network = load_model(run).network
-    wanted = evaluate(network, cohort, Evaluation(), torch.device("cpu")).score
+    wanted = evaluate(network, cohort, small_study(), torch.device("cpu")).score
     np.testing.assert_allclose(scores(predict(run, folder)), wanted, atol=1e-6)
     assert np.ptp(wanted) > 0.1
 

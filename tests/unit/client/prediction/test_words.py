@@ -5,8 +5,9 @@ import math
 import pytest
 
 from client.prediction.words import meaning_of, percent
-from common.model_card import CardHospital, ModelCard
-from common.protocol import Evaluation, Model
+from common.model_card import CardHospital
+from common.tasks.nodule_classification.card import ModelCard
+from common.tasks.nodule_classification.study import ImageEvaluation, ImageModel
 from tests.unit.client.prediction.making_runs import JUDGED, PHANTOM_IMAGES
 
 
@@ -18,9 +19,9 @@ def card(**changes: object) -> ModelCard:
         weights="2" * 64,
         rounds=1,
         rehearsal=False,
-        model=Model(),
+        model=ImageModel(),
         images=PHANTOM_IMAGES,
-        evaluation=Evaluation(),
+        evaluation=ImageEvaluation(),
         hospitals=(CardHospital(name="a", nominal_patients=9, rounds=1),),
         judged=judged,
     )

@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from client.privacy import book_keeping, patient_gradients
 from client.privacy.book_keeping import BookKeepingClipper
-from client.privacy.engine import PatientShape
 from client.privacy.patient_gradients import Gram, Record
 from common.errors import ModelError
 from common.models import build_model
 from common.resnet import FrozenAffine
+from tests.shapes import CROSS_ENTROPY, image_shape
 
 DP = settings(max_examples=30, deadline=None, derandomize=True)
-ANY = PatientShape(views=1, channels=1, size=16)  # only chunk sizes depend on it
+ANY = image_shape(views=1, channels=1, size=16)  # only chunk sizes depend on it
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -71,7 +71,7 @@ def clipped(gradients: list[Tensor], norm: float) -> Tensor:
 
 def engine_sum(model: nn.Module, batch: Batch, norm: float) -> Tensor:
     model = copy.deepcopy(model)
-    BookKeepingClipper(model, norm, ANY).add_clipped_sum(*batch)
+    BookKeepingClipper(model, CROSS_ENTROPY, norm, ANY).add_clipped_sum(*batch)
     return summed(model)
 
 
@@ -260,7 +260,7 @@ class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def test_no_weight_gradient_is_computed_twice_and_none_for_the_lowest_input() -> None:
     model = build_model("compact-cnn", 1, 2)
-    clipper = BookKeepingClipper(model, 1.0, ANY)
+    clipper = BookKeepingClipper(model, CROSS_ENTROPY, 1.0, ANY)
     with Calls() as calls:
         clipper.add_clipped_sum(*batch_of(random_inputs(0, 4, 1, 32, 32), 2, 0))
     inputs, weights, biases = (sum(mask[i] for mask in calls.convolutions) for i in range(3))
@@ -271,7 +271,7 @@ def test_nothing_is_done_below_the_lowest_trainable_layer() -> None:
     model = build_model("compact-cnn", 1, 2)
     for parameter in list(model.parameters())[:-2]:
         parameter.requires_grad_(False)
-    clipper = BookKeepingClipper(model, 1.0, ANY)
+    clipper = BookKeepingClipper(model, CROSS_ENTROPY, 1.0, ANY)
     with Calls() as calls:
         clipper.add_clipped_sum(*batch_of(random_inputs(0, 4, 1, 16, 16), 2, 0))
     assert calls.convolutions == []
@@ -348,7 +348,7 @@ def sharing() -> nn.Module:
 )
 def test_a_model_without_exact_rules_is_refused_by_name(model: nn.Module, found: str) -> None:
     with pytest.raises(ModelError, match=found):
-        BookKeepingClipper(model, 1.0, ANY)
+        BookKeepingClipper(model, CROSS_ENTROPY, 1.0, ANY)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_model_without_exact_rules_is_refused_by_name(model: nn.Module, found:
 def test_what_only_a_forward_pass_shows_is_refused_too(
     model: nn.Module, inputs: Tensor, found: str
 ) -> None:
-    clipper = BookKeepingClipper(model, 1.0, ANY)
+    clipper = BookKeepingClipper(model, CROSS_ENTROPY, 1.0, ANY)
     labels = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ModelError, match=found):
         clipper.add_clipped_sum(inputs, labels, torch.ones(2, 1))
@@ -391,7 +391,7 @@ def test_the_model_is_as_it_was_after_a_call() -> None:
     model = build_model("compact-cnn", 1, 2)
     images = random_inputs(1, 4, 1, 16, 16)
     before, state = model(images), copy.deepcopy(model.state_dict())
-    BookKeepingClipper(model, 1.0, ANY).add_clipped_sum(*batch_of(images, 2, 1))
+    BookKeepingClipper(model, CROSS_ENTROPY, 1.0, ANY).add_clipped_sum(*batch_of(images, 2, 1))
     assert torch.equal(model(images), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all("forward" not in vars(layer) for layer in model.modules())

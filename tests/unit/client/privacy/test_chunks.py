@@ -11,8 +11,9 @@ from client.privacy.chunks import Chunks
 from client.privacy.engine import PatientShape
 from common.errors import ResourceError
 from common.models import build_model
+from tests.shapes import CROSS_ENTROPY, image_shape
 
-SHAPE = PatientShape(views=2, channels=1, size=16)
+SHAPE = image_shape(views=2, channels=1, size=16)
 CPU = torch.device("cpu")
 
 
@@ -20,7 +21,7 @@ class SmallMemory(BookKeepingClipper):
     """A GPU on which only `room` patients fit at once."""
 
     def __init__(self, model: nn.Module, room: int) -> None:
-        super().__init__(model, 0.1, SHAPE)
+        super().__init__(model, CROSS_ENTROPY, 0.1, SHAPE)
         self.room = room
         self.seen: list[tuple[int, bool]] = []
 
@@ -90,11 +91,11 @@ def test_an_empty_draw_asks_nothing_of_the_engine() -> None:
 @pytest.mark.parametrize(
     ("shape", "views"),
     [
-        (PatientShape(4, 1, 32), 128),
-        (PatientShape(1, 1, 64), 32),
-        (PatientShape(3, 3, 224), 3),
+        (image_shape(4, 1, 32), 128),
+        (image_shape(1, 1, 64), 32),
+        (image_shape(3, 3, 224), 3),
     ],
 )
 def test_chunks_on_the_cpu_fit_the_cache(shape: PatientShape, views: int) -> None:
-    clipper = BookKeepingClipper(model(), 1.0, shape)
+    clipper = BookKeepingClipper(model(), CROSS_ENTROPY, 1.0, shape)
     assert Chunks(clipper, shape, CPU, None).patients * shape.views == views

@@ -20,11 +20,11 @@ from client.privacy.engine import (
     HooksClipper,
     NoisyStep,
     PatientClipper,
-    PatientShape,
     PlainSum,
 )
 from client.privacy.randomness import RandomStream
 from common.models import build_model
+from tests.shapes import CROSS_ENTROPY, image_shape
 
 SEED = 20260103
 ENGINES = ("book-keeping", "opacus")
@@ -113,8 +113,8 @@ def gradient(model: nn.Module) -> Tensor:
 
 def clipper_of(engine: str, model: nn.Module, norm: float, views: int) -> PatientClipper:
     if engine == "opacus":
-        return HooksClipper(model, norm, views)
-    return BookKeepingClipper(model, norm, PatientShape(views, 1, 16))
+        return HooksClipper(model, CROSS_ENTROPY, norm, views)
+    return BookKeepingClipper(model, CROSS_ENTROPY, norm, image_shape(views, 1, 16))
 
 
 def clipped_sum(
@@ -317,7 +317,9 @@ class Failing(nn.Module):
 def test_a_chunk_that_failed_can_be_repeated(engine: str) -> None:
     inner, batch = model_of("tiny", 13), Batch.random(3, 2, 13)
     model = Failing(copy.deepcopy(inner))
-    clipper = PlainSum(model, 2) if engine == "none" else clipper_of(engine, model, 0.2, 2)
+    clipper = (
+        PlainSum(model, CROSS_ENTROPY, 2) if engine == "none" else clipper_of(engine, model, 0.2, 2)
+    )
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     with pytest.raises(torch.OutOfMemoryError):
@@ -373,10 +375,15 @@ def test_one_patient_moves_the_clipped_sum_by_the_norm_at_most(
 
 
 def test_a_chunk_holds_at_least_one_patient_whatever_the_size() -> None:
-    assert HooksClipper(build_model("compact-cnn", 1, 2), 1.0, 10**6).patients_per_chunk == 1
-    assert PlainSum(tiny_model(), 10**6).patients_per_chunk == 1
+    assert (
+        HooksClipper(build_model("compact-cnn", 1, 2), CROSS_ENTROPY, 1.0, 10**6).patients_per_chunk
+        == 1
+    )
+    assert PlainSum(tiny_model(), CROSS_ENTROPY, 10**6).patients_per_chunk == 1
     assert clipper_of("book-keeping", tiny_model(), 1.0, 10**6).patients_per_chunk == 1
-    assert HooksClipper(build_model("compact-cnn", 1, 2), 1.0, 4).patients_per_chunk > 1
+    assert (
+        HooksClipper(build_model("compact-cnn", 1, 2), CROSS_ENTROPY, 1.0, 4).patients_per_chunk > 1
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -390,7 +397,7 @@ def test_frozen_layers_get_no_gradient(engine: str) -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_plain_sum_is_autograd(chunk: int) -> None:
     model, batch = model_of("compact-cnn", 9), Batch.random(5, 3, 9)
-    clipper = PlainSum(model, 3)
+    clipper = PlainSum(model, CROSS_ENTROPY, 3)
     for first in range(0, 5, chunk):
         add(clipper, batch.patients(slice(first, first + chunk)))
     assert_near(gradient(model), torch.stack(naive_gradients(model, batch)).sum(0))

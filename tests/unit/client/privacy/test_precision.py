@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from client.policy import Precision
 from client.privacy.book_keeping import BookKeepingClipper
-from client.privacy.engine import PatientShape
 from client.privacy.precision import (
     TOLERANCE,
     products,
@@ -17,9 +16,10 @@ from client.privacy.precision import (
     within_tolerance,
 )
 from common.models import build_model
+from tests.shapes import CROSS_ENTROPY, image_shape
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-SHAPE = PatientShape(views=2, channels=1, size=32)
+SHAPE = image_shape(views=2, channels=1, size=32)
 
 
 def model() -> nn.Module:
@@ -30,7 +30,7 @@ def model() -> nn.Module:
 
 def clipped_sum(precision: Precision, norm: float = 0.05, patients: int = 4) -> list[Tensor]:
     net = model()
-    clipper = BookKeepingClipper(net, norm, SHAPE, precision)
+    clipper = BookKeepingClipper(net, CROSS_ENTROPY, norm, SHAPE, precision)
     clipper.add_clipped_sum(*SHAPE.synthetic(patients, CPU))
     return [p.grad for p in net.parameters() if p.grad is not None]
 

@@ -1,5 +1,7 @@
 """Patients are drawn independently, with their own images only; turned images stay the same images."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,17 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.data import Patients
+from client.data import ImagePatients
 from client.privacy.randomness import RandomStream
-from client.privacy.sampling import Draw, flip_and_rotate, poisson_draw
+from client.privacy.sampling import Draw, poisson_draw
+from common.tasks.nodule_classification import TASK
+from common.tasks.nodule_classification.study import NoduleStudy
 
 SEED = 20260102
+MakeStudy = Callable[..., NoduleStudy]
 
 
-def patients_with(counts: list[int]) -> Patients:
+def patients_with(counts: list[int]) -> ImagePatients:
     """One patient for each number of images in `counts`."""
     total = sum(counts)
-    return Patients(
+    return ImagePatients(
         pixels=np.zeros((total, 2, 2, 1), np.uint8),
         labels=np.zeros(total, np.int64),
         offsets=np.cumsum([0, *counts], dtype=np.int64),
@@ -26,8 +31,8 @@ def patients_with(counts: list[int]) -> Patients:
     )
 
 
-def drawn_patients(patients: Patients, draw: Draw) -> list[int]:
-    return [int(patients.patient_of_image[row[0]]) for row in draw.images]
+def drawn_patients(patients: ImagePatients, draw: Draw) -> list[int]:
+    return [int(patients.patient_of_view[row[0]]) for row in draw.views]
 
 
 class _Counting(RandomStream):
@@ -69,10 +74,10 @@ def test_a_tiny_rate_draws_nobody_most_of_the_time() -> None:
     print(f"seed {SEED}")
     stream = RandomStream.for_tests(SEED, "tiny")
     draws = [poisson_draw(patients_with([2] * 10), 0.001, 3, stream) for _ in range(300)]
-    empty = [draw for draw in draws if len(draw.images) == 0]
+    empty = [draw for draw in draws if len(draw.views) == 0]
     assert len(empty) > 280
     assert (
-        {draw.images.shape for draw in empty} == {draw.weights.shape for draw in empty} == {(0, 3)}
+        {draw.views.shape for draw in empty} == {draw.weights.shape for draw in empty} == {(0, 3)}
     )
 
 
@@ -92,11 +97,11 @@ def test_a_patients_views_are_own_images_without_repetition(
 ) -> None:
     cohort = patients_with(counts)
     draw = poisson_draw(cohort, 0.7, views, RandomStream.for_tests(seed))
-    assert draw.images.shape == draw.weights.shape == (len(draw.images), views)
+    assert draw.views.shape == draw.weights.shape == (len(draw.views), views)
     assert draw.weights.dtype == np.float32
-    for images, weights in zip(draw.images, draw.weights, strict=True):
+    for images, weights in zip(draw.views, draw.weights, strict=True):
         # Padding included: 0 x NaN is NaN, so another's image reaches a gradient in spite of weight 0.
-        (owner,) = set(cohort.patient_of_image[images].tolist())
+        (owner,) = set(cohort.patient_of_view[images].tolist())
         counted = images[weights > 0]
         assert len(counted) == len(set(counted.tolist())) == min(views, counts[owner])
         assert weights.sum() == pytest.approx(1.0, abs=1e-6)
@@ -106,7 +111,7 @@ def test_a_patients_views_are_own_images_without_repetition(
 def test_every_image_of_a_patient_is_chosen_equally_often() -> None:
     print(f"seed {SEED}")
     cohort, stream = patients_with([3, 5]), RandomStream.for_tests(SEED, "images")
-    draws = [poisson_draw(cohort, 1.0, 2, stream).images[1] for _ in range(3000)]
+    draws = [poisson_draw(cohort, 1.0, 2, stream).views[1] for _ in range(3000)]
     assert stats.chisquare(np.bincount(np.ravel(draws), minlength=8)[3:]).pvalue > 1e-4
 
 
@@ -118,7 +123,7 @@ def test_views_depend_on_the_patient_alone() -> None:
         assert stream.asked == [1 + len(others), 4, *others]
 
 
-def test_turned_images_are_the_eight_symmetries_and_each_occurs() -> None:
+def test_turned_images_are_the_eight_symmetries_and_each_occurs(small_study: MakeStudy) -> None:
     print(f"seed {SEED}")
     image = np.arange(2 * 5 * 5, dtype=np.float32).reshape(2, 5, 5)
     turns = [np.rot90(image, k, (1, 2)) for k in range(4)]
@@ -126,14 +131,28 @@ def test_turned_images_are_the_eight_symmetries_and_each_occurs() -> None:
     assert len(set(eight)) == 8
     images = torch.from_numpy(np.stack([image] * 4000))
     before = images.clone()
-    turned = flip_and_rotate(images, RandomStream.for_tests(SEED, "turn")).numpy()
+    stream = RandomStream.for_tests(SEED, "turn")
+    turned = TASK.augmented(small_study(), images, stream.uniform).numpy()
     counts = [sum(one.tobytes() == symmetry for one in turned) for symmetry in eight]
     assert sum(counts) == 4000
     assert stats.chisquare(counts).pvalue > 1e-4
     assert torch.equal(images, before)
 
 
-def test_each_image_is_turned_in_its_own_place() -> None:
+def test_each_image_is_turned_in_its_own_place(small_study: MakeStudy) -> None:
+    study, uniform = small_study(), RandomStream.fresh().uniform
     images = torch.arange(9.0)[:, None, None, None].expand(9, 1, 4, 4)
-    assert torch.equal(flip_and_rotate(images, RandomStream.fresh()), images)
-    assert flip_and_rotate(images[:0], RandomStream.fresh()).shape == (0, 1, 4, 4)
+    assert torch.equal(TASK.augmented(study, images, uniform), images)
+    assert TASK.augmented(study, images[:0], uniform).shape == (0, 1, 4, 4)
+
+
+def test_nothing_is_drawn_where_the_protocol_turns_nothing(small_study: MakeStudy) -> None:
+    study, stream = small_study(), _Counting()
+    still = study.training.model_copy(update={"flips_and_rotations": False})
+    images = torch.arange(32.0).reshape(2, 1, 4, 4)
+    for training, asked in ((study.training, [2]), (still, [2])):
+        found = TASK.augmented(
+            study.model_copy(update={"training": training}), images, stream.uniform
+        )
+        assert torch.equal(found, images) is (training is still)
+        assert stream.asked == asked

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from common.clinical.evaluation import as_json, evaluate
 from common.clinical.froc import RATES, froc
 from common.metrics import Scores
-from common.protocol import Images
+from common.tasks.nodule_classification.study import Images
 
 SEED = 20_261_126
 
@@ -169,7 +169,7 @@ def test_on_real_candidates_the_counts_are_those_of_the_manifest(luna: Path) -> 
         patients = open_cohort(luna / site, images).validation
         bright = patients.pixels.mean(axis=(1, 2, 3)) / 255
         scores = Scores(
-            bright, patients.labels, patients.patient_of_image, patients.series, patients.finding
+            bright, patients.labels, patients.patient_of_view, patients.series, patients.finding
         )
         found = froc(scores)
         assert found is not None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.keys import make_private_key, public_text
-from common.protocol import StudyProtocol
+from common.tasks.nodule_classification.study import NoduleStudy
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.deployed import StatusFile
 from server.home import Home, Outcome, Wanted
@@ -20,7 +20,7 @@ COHORTS = dict(zip(NAMES, (220, 140, 90, 48, 30), strict=True))
 CELLS = np.linspace(-1, 1, 16)
 
 
-def protocol(name: str = "lung-nodules", rounds: int = 20, **changes: Any) -> StudyProtocol:
+def protocol(name: str = "lung-nodules", rounds: int = 20, **changes: Any) -> NoduleStudy:
     fields: dict[str, Any] = {
         "study": name,
         "rounds": rounds,
@@ -30,7 +30,7 @@ def protocol(name: str = "lung-nodules", rounds: int = 20, **changes: Any) -> St
         "coordinator": {"names": ["127.0.0.1"], "port": 9443},
         "hospitals": [{"name": n, "nominal-patients": size} for n, size in COHORTS.items()],
     }
-    return StudyProtocol.model_validate(fields | changes)
+    return NoduleStudy.model_validate(fields | changes)
 
 
 def record(number: int, **about: Any) -> RoundRecord:
@@ -59,7 +59,7 @@ def record(number: int, **about: Any) -> RoundRecord:
     return RoundRecord(**(fields | about))
 
 
-def provisioned(path: Path, study: StudyProtocol, **days: int) -> "MadeHome":
+def provisioned(path: Path, study: NoduleStudy, **days: int) -> "MadeHome":
     """A home in `path` whose roster has all hospitals of `study`; certificates end in 300 or so many days."""
     path.mkdir(parents=True, exist_ok=True)
     given = path / "given.toml"
@@ -86,7 +86,7 @@ class MadeHome:
     """A home and the run in it of `study`; each method does what one process would write."""
 
     home: Home
-    study: StudyProtocol
+    study: NoduleStudy
 
     @property
     def run(self) -> Path:

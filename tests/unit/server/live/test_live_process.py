@@ -97,8 +97,8 @@ def test_the_figures_are_those_of_status_and_nobody_waits_for_them(
     steps = {name: epsilon for name, epsilon in found.epsilon.items() if epsilon is not None}
     assert steps.keys() == set(NAMES)
     assert all(0 < epsilon < said[name]["epsilon"] < 8 for name, epsilon in steps.items())
-    assert found.auroc is not None
-    value, low, high = found.auroc
+    assert found.discrimination is not None
+    value, low, high = found.discrimination
     assert low < value < high
     assert (found.rounds, found.after) == (6, 5)
     assert str(found.curve).count("<svg") == 1

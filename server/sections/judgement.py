@@ -1,41 +1,50 @@
-"""How the report judges the final model: ROC curve, calibration and operating point.
+"""ROC curve, calibration and operating point of a model that tells two classes apart.
 
 In a rehearsal the exact figures stand beside the released ones; in a deployment there are only
 released ones, read from the hospitals' noised histograms.
 """
 
-from common.histogram import PATIENT
-from common.page_parts import absent, count, figure, table, with_interval
-from common.released import WANTED_SENSITIVITY, Reading
-from server.facts import UNREADABLE, ReportFacts
-from server.page import ONE_CLASS, auroc, estimate, listed, sigma, span
-from server.plots import calibration_svg, roc_svg
+from typing import Any, cast
 
+from common.judging.binary import prevalence_of
+from common.metrics import roc_curve_points
+from common.page_parts import absent, figure, table, with_interval
+from common.released import WANTED_SENSITIVITY, Reading
+from common.tasks import task_of
+from server.facts import UNREADABLE, ReportFacts
+from server.histograms import nothing, of_histograms, who_released
+from server.page import estimate, shown
+from server.sections.binary_plots import calibration_svg, roc_svg
+
+ONE_CLASS = "not defined (one class only)"
 NO_THRESHOLD = "no threshold between the bins has it"
 
 
 def roc(facts: ReportFacts) -> str:
     """The ROC curve with its caption, or in words why there is none."""
-    exact = facts.pooled.roc if facts.pooled is not None else None
-    if exact is None and facts.released is None:
-        return f"<p>{absent(_nothing(facts))}.</p><p>{who_released(facts)}</p>"
+    scores = facts.pooled.scores if facts.pooled is not None else None
+    exact = None if scores is None else roc_curve_points(scores)
+    released = reading_of(facts.released)
+    if exact is None and released is None:
+        return f"<p>{absent(nothing(facts, ONE_CLASS))}.</p><p>{who_released(facts)}</p>"
     said = []
     if facts.pooled is not None:
-        area = auroc(facts.pooled.auroc, facts.pooled.interval)
+        area = shown(facts.pooled.discrimination, facts.pooled.interval, ONE_CLASS)
         said.append(
-            f"Exact: all validation patients together, every image counts once, area {area}."
+            f"Exact: all validation patients together, every {task_of(facts.protocol).view} counts once, "
+            f"area {area}."
         )
-    if facts.released is not None:
+    if released is not None:
         said.append(
-            f"Released: read from {_histograms(facts)}, every patient counts once in each class, "
-            f"AUROC {estimate(facts.released.auroc, UNREADABLE)}; the curve is smoothed, so that it rises. "
+            f"Released: read from {of_histograms(facts)}, every patient counts once in each class, "
+            f"AUROC {estimate(released.auroc, UNREADABLE)}; the curve is smoothed, so that it rises. "
             "The square is the operating point below."
         )
     else:
         said.append(f"Released: {UNREADABLE}.")
     said.append(who_released(facts))
     return figure(
-        roc_svg(exact, facts.released),
+        roc_svg(exact, released),
         "ROC curve of the final model on all validation patients",
         " ".join(filter(None, said)),
     )
@@ -43,14 +52,15 @@ def roc(facts: ReportFacts) -> str:
 
 def calibration(facts: ReportFacts) -> str:
     """Reliability by score, and the figures at the operating point, exact beside released."""
-    exact = facts.pooled.by_patient if facts.pooled is not None else None
+    exact = reading_of(facts.pooled.unnoised) if facts.pooled is not None else None
+    released = reading_of(facts.released)
     readings = [("Exact, every patient once a class", exact)] if facts.pooled is not None else []
-    readings.append(("Released", facts.released))
+    readings.append(("Released", released))
     if all(reading is None for _, reading in readings):
-        return f"<p>{absent(_nothing(facts))}.</p>"
+        return f"<p>{absent(nothing(facts, ONE_CLASS))}.</p>"
     svg = calibration_svg(
         exact.calibration.bins if exact else (),
-        facts.released.calibration.bins if facts.released else (),
+        released.calibration.bins if released else (),
     )
     picture = "" if svg is None else figure(svg, "Share of positives by score", _calibration(facts))
     columns = [_column(reading) for _, reading in readings]
@@ -63,7 +73,7 @@ def calibration(facts: ReportFacts) -> str:
         f"take a score for the centre of its bin. Temperature: a score s stands for the probability "
         "sigmoid(logit(s) / temperature), so above 1 scores are too extreme; it is fitted to these patients, "
         "so what it makes of their scores would flatter it. "
-        f"Released figures are read from {_histograms(facts)}"
+        f"Released figures are read from {of_histograms(facts)}"
         + ("; exact ones from the same histograms without noise." if exact else ".")
         + (
             " All of them, the temperature too, are read from one release that the ledgers have charged: "
@@ -79,25 +89,6 @@ def calibration(facts: ReportFacts) -> str:
     )
 
 
-def who_released(facts: ReportFacts) -> str:
-    """ "Released by 3 of 4 hospitals; west has fewer patients in a class than its own policy releases."
-
-    What is suppressed is not zero: those patients are not in the figures. Empty where it is not known.
-    """
-    judging = facts.judging
-    if judging is None:
-        return ""
-    number = len(judging.released) or "none"
-    sentence = f"Released by {number} of {count(len(facts.protocol.hospitals), 'hospital')}"
-    if judging.suppressed:
-        has, its = ("have", "their") if len(judging.suppressed) > 1 else ("has", "its")
-        sentence += (
-            f"; {listed(judging.suppressed)} {has} fewer patients in a class than {its} own policy "
-            "releases"
-        )
-    return sentence + "."
-
-
 def _calibration(facts: ReportFacts) -> str:
     """Caption of the figure."""
     left_out = " Bins that do not stand above the noise are left out." if facts.private else ""
@@ -109,7 +100,7 @@ def _calibration(facts: ReportFacts) -> str:
 
 def _prevalence(facts: ReportFacts) -> str:
     """Calibration depends on how common positives are, and a histogram does not say it."""
-    return f"at a prevalence of {100 * facts.protocol.evaluation.prevalence:g} %"
+    return f"at a prevalence of {100 * prevalence_of(facts.protocol):g} %"
 
 
 def _column(reading: Reading | None) -> dict[str, str]:
@@ -145,24 +136,6 @@ def _temperature(reading: Reading) -> str:
     return absent(UNREADABLE) if found is None else with_interval(found.value, found.interval)
 
 
-def _histograms(facts: ReportFacts) -> str:
-    """ "the hospitals' noised histograms (σ = 3.2 in a cell of each, to which ...)"."""
-    noise = [h.validation_noise for h in facts.hospitals if h.validation_noise]
-    if not facts.private:
-        return "the hospitals' histograms, which have no noise"
-    if not noise:
-        return "the hospitals' noised histograms"
-    return (
-        f"the hospitals' noised histograms (σ = {span(noise, sigma)} in a cell of each, to which a "
-        f"patient adds at most {PATIENT:.2f})"
-    )
-
-
-def _nothing(facts: ReportFacts) -> str:
-    """Why there is neither an exact nor a released figure."""
-    if facts.pooled is not None:
-        return ONE_CLASS.capitalize()
-    nobody = facts.judging is not None and not facts.judging.released
-    if nobody or not facts.rounds:
-        return "No hospital released a histogram"
-    return UNREADABLE.capitalize()
+def reading_of(found: Any) -> Reading | None:
+    """A reading of the judge of two classes."""
+    return cast("Reading | None", found)

@@ -1,0 +1,1 @@
+"""Records of patients, one row each or several, as a study protocol describes and encodes them."""
