@@ -1,7 +1,7 @@
 """The relay: Flower's SuperNode, and below it the executor of its messages.
 
 Started by client/node.py, as a user who can open no patient file. Neither loads any code but what is
-installed here: bundles are never unpacked (client/tasks.py), and the import guard refuses every module
+installed here: bundles are never unpacked (client/flower_task.py), and the import guard refuses every module
 under the bundle folder all the same (client/guard). Whatever dies here, all of it ends and is started
 anew: the coordinator sees a node that was started again and asks at once for what was lost, where
 Flower alone would wait a minute for a heartbeat.
@@ -113,7 +113,7 @@ def executor(port: int, secret: Path) -> None:
     """Carry out the SuperNode's messages, one process each, until SIGTERM or until one crashes."""
     from flwr.supercore.constant import TaskType
 
-    from client.tasks import carry_out
+    from client.flower_task import carry_out
     from common.executor import Executor, RuntimeApi
 
     address = f"127.0.0.1:{port}"

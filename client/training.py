@@ -159,8 +159,9 @@ def make_clipper(
 ) -> PatientClipper:
     """The engine that `execution` names for `protocol`, or the plain sum without privacy.
 
-    A recurrent model always has Opacus' layers and hooks: book-keeping has no rule for it. A lower precision is tried first, on synthetic patients; ModelError if book-keeping has no exact
-    rule for a trainable layer, or if the study's loss mixes patients.
+    A recurrent model always has Opacus' layers and hooks: book-keeping has no rule for it. A lower
+    precision is tried first, on synthetic patients; ModelError if book-keeping has no exact rule for a
+    trainable layer, or if the study's loss mixes patients.
     """
     norm, shape, loss = protocol.privacy.max_grad_norm, shape_of(protocol), loss_of(protocol)
     if protocol.privacy.mechanism == "none":

@@ -2,7 +2,7 @@
 
 A bundle holds one `pyproject.toml`, which names apps that the receiver has installed. It is the same,
 byte for byte, wherever the same version of this package is installed, so its hash says whether
-coordinator and hospital run the same version. A relay never opens it (client/tasks.py).
+coordinator and hospital run the same version. A relay never opens it (client/flower_task.py).
 """
 
 import io

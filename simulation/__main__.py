@@ -41,7 +41,9 @@ def simulate(
     ] = None,
     example: Annotated[
         str | None,
-        typer.Option(help="A shipped example in its place: heart, breast-survival, vital-signs ..."),
+        typer.Option(
+            help="A shipped example in its place: heart, breast-survival, vital-signs ..."
+        ),
     ] = None,
     data: Annotated[
         Path | None,

@@ -59,7 +59,7 @@ def test_the_import_contract_holds(repository: Path) -> None:
         ("common/arrays.py", "import server.rounds"),
         ("server/app.py", "import opacus"),
         ("server/executor.py", "import torch"),
-        ("client/tasks.py", "from client.policy import SitePolicy"),
+        ("client/flower_task.py", "from client.policy import SitePolicy"),
         ("client/vault_process.py", "import flwr"),
         ("server/gateway.py", "import flwr"),
     ],

@@ -53,7 +53,7 @@ PACKAGES = ("client", "common", "server", "simulation")
 
 # --- our own code: nothing that makes code of data, nothing that starts another program --------------
 
-CLIENT_APP = ("client.app", "client.tasks", "client.vault")
+CLIENT_APP = ("client.app", "client.flower_task", "client.vault")
 HOSPITAL = (
     *CLIENT_APP,
     *("client.relay", "client.vault_process", "client.node", "client.__main__"),

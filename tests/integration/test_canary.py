@@ -3,38 +3,74 @@
 import base64
 import csv
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pytest
+from pyarrow import parquet
 from pydicom import config, dcmread
 from typer.testing import CliRunner
 
+from client import readers
 from client.__main__ import app
 from client.canary import battery, ct
 from client.canary.battery import CONTROL, PLACES, Row, problems, run_battery, table
-from client.canary.hospital import STUDY, Hospital
+from client.canary.hospital import Hospital, requests
 from client.canary.names import NAME, found_in
+from client.canary.planted import planted_of
 from client.data import PATCHES, SetAside
-from client.data.image_folder import open_cohort
-from common.protocol import StudyProtocol
-from simulation.hospitals import from_phantoms, settle
+from common.tasks import USUAL
+from simulation.hospitals import settle
+from tests.tasks import TASKS
 
-SmallStudy = Callable[..., StudyProtocol]
+OTHERS = [task for task in TASKS if task != USUAL]
+PLANTED = [(task, layout) for task in TASKS for layout in planted_of(task).LAYOUTS]
+TABLES = [(task, layout) for task, layout in PLANTED if layout in ("csv", "parquet")]
+MEMORY = Path("/dev/shm")  # noqa: S108  where syncing a file takes no time
+
+
+def assert_nothing_leaves(task: str, rows: list[Row]) -> None:
+    assert list(problems(rows)) == []
+    faults = {row.fault for row in rows if row.group != CONTROL and row.struck and not row.found}
+    assert len(faults) == len(rows) - 1
+    # And then the study goes on.
+    rounds = len(requests(planted_of(task).STUDY))
+    assert [row.fault for row in rows if row.answered != rounds] == []
+    assert all(row.files > 8 for row in rows)
 
 
 @pytest.mark.slow
 def test_no_fault_lets_a_patients_name_out(tmp_path: Path) -> None:
-    rows = run_battery(tmp_path)
-    assert list(problems(rows)) == []
-    faults = {row.fault for row in rows if row.group != CONTROL and row.struck and not row.found}
-    assert len(faults) == len(rows) - 1 >= 140
+    rows = run_battery(tmp_path, [USUAL])
+    assert_nothing_leaves(USUAL, rows)
+    assert len(rows) > 140
     assert sum(row.group == "CT series" for row in rows) >= 50
-    assert [row.fault for row in rows if row.answered != 3] == []  # and then the study goes on
-    assert all(row.sent > 400_000 and row.files > 8 for row in rows)
+    assert all(row.sent > 400_000 for row in rows)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def further() -> list[Row]:
+    """The batteries of all tasks but the first, which ran on a disk."""
+    return run_battery(MEMORY if MEMORY.is_dir() else None, OTHERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OTHERS)
+def test_no_fault_lets_a_patients_name_out_of_a_table(task: str, further: list[Row]) -> None:
+    rows = [row for row in further if row.task == task]
+    assert_nothing_leaves(task, rows)
+    groups = Counter(row.group for row in rows)
+    assert groups["rows"] >= 10
+    assert groups["tables"] >= 14
+    assert groups["libraries of tables"] >= 10
+    assert groups["Parquet"] >= 16
+    assert sum(groups[name] for name in ("files", "libraries", "errors", "words")) >= 55
+    assert all(row.sent > 2_000 for row in rows)
 
 
 # Each of these is a way in which a vault or a relay could be written, and at some place would leak.
@@ -64,17 +100,21 @@ class Careless(vault.Vault):
 vault_data = []
 vault.keep_scores, canary.Vault = keep_scores, Careless
 wanted = {"an image cut off", "a cause of a cause", "a library's log", "sync a file"}
-for group, of_it in faults.BATTERY.items():
-    of_it[:] = [fault for fault in of_it if fault.name in wanted]
-faults.BATTERY["never"] = [faults.Fault("never", faults.fails(redaction, "nobody", KeyError))]
+never = faults.Fault("never", faults.fails(redaction, "nobody", KeyError))
 redaction.nobody = None
-canary.main(Path(sys.argv[1]))
+
+def some(planted):
+    whole = faults.battery_of(planted).items()
+    return {group: [one for one in of_it if one.name in wanted] for group, of_it in whole} | {"never": [never]}
+
+canary.battery_of = some
+canary.main(Path(sys.argv[1]), sys.argv[2:])
 """
 
 
 @pytest.mark.slow
 def test_a_careless_hospital_is_found_out_in_reply_log_and_file(tmp_path: Path) -> None:
-    rows = run_battery(tmp_path, ("-c", CARELESS))
+    rows = run_battery(tmp_path, [USUAL], ("-c", CARELESS))
     found = {row.fault: {place.partition(":")[0] for place in row.found} for row in rows}
     assert found["an image cut off"] >= {"reply", "log"}  # a DataError's sentence
     assert found["a cause of a cause"] >= {"log"}
@@ -110,22 +150,25 @@ def store_with_names(self, stored):
 
 scan.read_slice, cache.PatchCache.store = read_slice, store_with_names
 wanted = {"too few pixels", "pydicom panics", "write patches"}
-of_it = faults.BATTERY["CT series"]
-of_it[:] = [fault for fault in of_it if fault.name in wanted]
-of_it += [
-    # The round goes on without what is damaged, and the round is refused: not as either says.
-    faults.Fault("refused", of_it[0].arm, "series", ends="refused"),
-    faults.Fault("answered", faults.fails(scan, "read_slice", KeyError), "series", ends="answered"),
-]
-faults.BATTERY = {key: faults.BATTERY[key] for key in ("CT series", "control")}
-canary.BATTERY = faults.BATTERY
-canary.main(Path(sys.argv[1]))
+
+def some(planted):
+    whole = faults.battery_of(planted)
+    of_it = [fault for fault in whole["CT series"] if fault.name in wanted]
+    of_it += [
+        # The round goes on without what is damaged, and the round is refused: not as either says.
+        faults.Fault("refused", of_it[0].arm, "series", ends="refused"),
+        faults.Fault("answered", faults.fails(scan, "read_slice", KeyError), "series", ends="answered"),
+    ]
+    return {"CT series": of_it, "control": whole["control"]}
+
+canary.battery_of = some
+canary.main(Path(sys.argv[1]), sys.argv[2:])
 """
 
 
 @pytest.mark.slow
 def test_a_careless_reader_of_ct_is_found_out_in_log_and_cache(tmp_path: Path) -> None:
-    rows = run_battery(tmp_path, ("-c", CARELESS_READER))
+    rows = run_battery(tmp_path, [USUAL], ("-c", CARELESS_READER))
     found = {row.fault: {place.partition(":")[0] for place in row.found} for row in rows}
     assert "log" in found["too few pixels"] & found["pydicom panics"] & found["write patches"]
     in_cache = {place for place in found["too few pixels"] if place.startswith(f"{PATCHES}/")}
@@ -133,6 +176,48 @@ def test_a_careless_reader_of_ct_is_found_out_in_log_and_cache(tmp_path: Path) -
     assert in_cache.pop().endswith(".names")
     struck = {row.fault: row.struck for row in rows}
     assert struck["refused"] == struck["answered"] == 0 < struck["too few pixels"]
+
+
+# Ways in which a reader of tables could be written.
+CARELESS_TABLES = """
+import logging, sys, tempfile
+from pathlib import Path
+from client.canary import __main__ as canary, faults
+from client.data import parquet, records
+
+patient_of, opened = records.patient_of, parquet.open_parquet
+
+def careless_patient(cell):
+    logging.getLogger("intramural.vault").debug("%s: read", cell)
+    return patient_of(cell)
+
+def open_parquet(name, data, wanted, progress):
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(data)
+    return opened(name, data, wanted, progress)
+
+records.patient_of, parquet.open_parquet = careless_patient, open_parquet
+wanted = {"a category named so", "a side named so, in Parquet", "Arrow panics in the child"}
+
+def some(planted):
+    whole = faults.battery_of(planted).items()
+    return {group: [one for one in of_it if one.name in wanted or group == "control"] for group, of_it in whole}
+
+canary.battery_of = some
+canary.main(Path(sys.argv[1]), sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+def test_a_careless_reader_of_tables_is_found_out_in_log_and_temporary_file(tmp_path: Path) -> None:
+    rows = run_battery(tmp_path, ["risk"], ("-c", CARELESS_TABLES))
+    found = {row.fault: {place.partition(":")[0] for place in row.found} for row in rows}
+    assert set(found["a category named so"]) == {"log"}
+    in_parquet = found["a side named so, in Parquet"]
+    assert "log" in in_parquet
+    assert len(in_parquet) > 1
+    # The child said nothing, and the vault had kept the file before it asked.
+    assert len(found["Arrow panics in the child"]) > 0
 
 
 PLACES_IN_A_HEADER = (
@@ -151,7 +236,7 @@ def test_the_name_stands_in_the_planted_series_as_pydicom_reads_them(
 ) -> None:
     # Some texts are too long for the standard, on purpose.
     monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
-    files, findings = ct.plant(tmp_path, STUDY.images.classes, patients=4)
+    files, findings = ct.plant(tmp_path, planted_of(USUAL).STUDY.images.classes, patients=4)
     assert len(files) == 2 * 4 + 2
     for path in files:
         assert len(found_in(path.relative_to(tmp_path).as_posix().encode())) == 3
@@ -172,12 +257,31 @@ def test_the_name_stands_in_the_planted_series_as_pydicom_reads_them(
         assert found_in(row["referrer"].encode())
 
 
-def test_nothing_of_the_planted_series_is_set_aside(tmp_path: Path) -> None:
-    planted = Hospital(tmp_path / "north", "series")
+@pytest.mark.parametrize(("task", "layout"), PLANTED)
+def test_nothing_of_what_is_planted_is_set_aside(tmp_path: Path, task: str, layout: str) -> None:
+    planted = Hospital(tmp_path / "north", planted_of(task), layout)
     apart: list[SetAside] = []
-    cohort = open_cohort(planted.data, STUDY.images, set_aside=apart)
+    cohort = readers.open_cohort(planted.study, planted.policy, state=None, set_aside=apart)
     assert apart == []
-    assert (len(cohort.training), len(cohort.validation)) == (6, 2)
+    if layout != "classes":  # where a hash of the patient's id says which side
+        assert (len(cohort.training), len(cohort.validation)) == (6, 2)
+
+
+@pytest.mark.parametrize(("task", "layout"), TABLES)
+def test_the_name_stands_in_the_planted_tables_as_pandas_reads_them(
+    tmp_path: Path, task: str, layout: str
+) -> None:
+    planted = Hospital(tmp_path / "north", planted_of(task), layout)
+    for path in planted.files:
+        assert found_in(str(planted.data).encode())
+        whole = pd.read_csv(path) if layout == "csv" else parquet.read_table(path).to_pandas()
+        assert found_in(" ".join(whole.columns).encode())
+        assert all(found_in(each.encode()) for each in whole["patient_id"])
+        assert whole["patient_id"].nunique() == 8
+        if layout == "parquet":
+            schema = parquet.read_schema(path)
+            assert all(found_in(repr(field.metadata).encode()) for field in schema)
+            assert all(found_in(value) for value in schema.metadata.values())
 
 
 FORMS = [
@@ -222,12 +326,21 @@ def test_nothing_is_found_where_nothing_is() -> None:
 
 
 def rows(**changes: object) -> list[Row]:
-    fields = {"group": "files", "fault": "a", "struck": 1, "answered": 3, "sent": 5, "said": 5}
+    fields = {
+        "task": USUAL,
+        "group": "files",
+        "fault": "a",
+        "struck": 1,
+        "answered": 3,
+        "sent": 5,
+        "said": 5,
+    }
     fields |= {"files": 5, "found": []} | changes
     control = fields | {"group": CONTROL, "struck": 1, "found": [f"{p}: {NAME}" for p in PLACES]}
     return [Row(**fields), Row(**control)]  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -238,30 +351,24 @@ def rows(**changes: object) -> list[Row]:
 )
 def test_check_says_what_the_canary_found_and_its_exit_code_too(
     tmp_path: Path,
-    small_study: SmallStudy,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, object],
     said: str | None,
+    task: str,
 ) -> None:
-    study = small_study(north=3)
-    sites = settle(
-        study,
-        tmp_path,
-        {"north": from_phantoms(study, tmp_path, seed=1)["north"]},
-        device="cpu",
-        noise_seed=None,
-    )
-    where: list[Path | None] = []
+    study = planted_of(task).STUDY
+    sites = settle(study, tmp_path, {"north": tmp_path}, device="cpu", noise_seed=None)
+    asked: list[tuple[Path | None, list[str]]] = []
 
-    def instead(beside: Path | None) -> list[Row]:
-        where.append(beside)
+    def instead(beside: Path | None, tasks: list[str]) -> list[Row]:
+        asked.append((beside, tasks))
         return rows(**changes)
 
     monkeypatch.setattr(battery, "run_battery", instead)
     words = ["check", "--canary", "--site", str(sites["north"]), "--connection", "none.toml"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2  # the connection is missing
-    assert where == [tmp_path / "north"]
+    assert asked == [(tmp_path / "north", [task])]
     assert "bytes left" in result.stdout
     assert (said or "left at none") in result.stdout
     assert ("bad  canary" in result.stdout) == (said is not None)
@@ -269,3 +376,9 @@ def test_check_says_what_the_canary_found_and_its_exit_code_too(
 
 def test_the_table_has_a_line_for_each_group() -> None:
     assert table(rows()).row_count == 2
+
+
+def test_a_blind_search_of_one_task_fails_beside_one_that_sees() -> None:
+    seeing, blind = rows(), rows(task="risk")[:1]
+    assert list(problems(seeing)) == []
+    assert ["risk" in problem for problem in problems([*seeing, *blind])] == [True]

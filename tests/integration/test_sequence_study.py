@@ -79,8 +79,7 @@ def test_hospitals_learn_together(tmp_path: Path) -> None:
     before = auroc_elsewhere(protocol, tmp_path / "initial-model.safetensors")
     after = auroc_elsewhere(protocol, tmp_path / "model.safetensors")
     print(f"AUROC {before:.3f} -> {after:.3f}")
-    assert before < 0.7
-    assert after > 0.8
+    assert after > max(0.8, before + 0.05)
 
 
 @pytest.mark.slow
@@ -114,7 +113,7 @@ def test_the_model_is_trained_through_opacus_whatever_the_site_chose() -> None:
 
 
 def test_phantoms_of_a_study_whose_files_say_the_side(tmp_path: Path) -> None:
-    protocol = study(private=True, rounds=1, north=12)
+    protocol = study(private=True, rounds=1, north=40)
     said = protocol.model_copy(
         update={
             "sequences": protocol.sequences.model_copy(update={"split": "side", "stay": "stay"})
