@@ -98,7 +98,7 @@ def planted_canary(site: Path) -> bool:
     what was found; whether nothing was.
     """
     # Loads what only this needs.
-    from client.canary.battery import CONTROL, problems, run_battery, table
+    from client.canary.battery import CONTROL, problems, run_battery, tables
 
     console = Console()
     try:
@@ -109,7 +109,8 @@ def planted_canary(site: Path) -> bool:
             rows = run_battery(beside if writable else None, _approved_tasks(policy))
     except IntramuralError as error:
         return print_findings(iter([Finding("canary", "bad", str(error))]))
-    console.print(table(rows))
+    for table in tables(rows):
+        console.print(table)
     bad = [Finding("canary", "bad", problem) for problem in problems(rows)]
     faults = sum(row.group != CONTROL for row in rows)
     said = f"{faults} faults, and a patient's name left at none; a leak on purpose was found"

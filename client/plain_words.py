@@ -116,7 +116,7 @@ def _costs(
         f"{privacy.delta:g}, noise multiplier {noise['training']:.4g}.",
         f"Validation patients: epsilon {min(privacy.validation_epsilon, policy.max_epsilon):g} at "
         f"delta {privacy.delta:g}, noise multiplier {noise['validation']:.4g}.",
-        f"Unit: the patient, with all images, added or removed, over all rounds. Together with all "
+        f"Unit: the patient, with all data, added or removed, over all rounds. Together with all "
         f"other studies on these patients never more than {policy.max_epsilon:g} on either account, "
         f"for their life (max-epsilon): after that the vault refuses.",
     ]

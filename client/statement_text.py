@@ -267,7 +267,7 @@ def _items(rows: list[tuple[Statement, StudyFacts]]) -> list[tuple[str, str]]:
         (
             "sampling really used",
             f"training: {ran('sampling')} at rate q, an empty draw is a step; at most "
-            f"{ran('views-per-patient')} views of a patient in a step"
+            f"{ran('views-per-patient')} of a patient's views in a step"
             + ". Validation: all of them in every evaluation (q = 1)"
             * judged,
         ),

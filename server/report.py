@@ -217,7 +217,8 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, "yes" if value else "no"
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             for item in value:  # such as a column of a table
-                said = "; ".join(f"{name} {text}" for name, text in _flat(item) if name != "name")
+                own = [(name, text) for name, text in _flat(item) if text and name != "name"]
+                said = "; ".join(f"{name} {text}" for name, text in own)
                 yield f"{prefix}{key}: {item.get('name', '')}", said
         elif isinstance(value, list):
             yield prefix + key, ", ".join(str(item) for item in value)

@@ -113,20 +113,22 @@ def problems(rows: Sequence[Row]) -> Iterator[str]:
             )
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """A line for each task's group of faults, with what was searched and how often the name was found."""
-    shown = Table(
-        "study of", "faults", "injected", "struck", "bytes left", "bytes of log", "files", "found"
-    )
-    for task, group in dict.fromkeys((row.task, row.group) for row in rows):
-        of_it = [row for row in rows if (row.task, row.group) == (task, group)]
-        figures = (
-            len(of_it),
-            sum(row.struck > 0 for row in of_it),
-            sum(row.sent for row in of_it),
-            sum(row.said for row in of_it),
-            sum(row.files for row in of_it),
-            sum(len(row.found) for row in of_it),
+def tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """For each task a line for each group of faults: what was searched, how often the name was found."""
+    for task in dict.fromkeys(row.task for row in rows):
+        shown = Table(
+            *("faults", "injected", "struck", "bytes left", "bytes of log", "files", "found"),
+            title=f"in a study of {task}",
         )
-        shown.add_row(task, group, *(f"{figure:,}" for figure in figures))
-    return shown
+        for group in dict.fromkeys(row.group for row in rows if row.task == task):
+            of_it = [row for row in rows if (row.task, row.group) == (task, group)]
+            figures = (
+                len(of_it),
+                sum(row.struck > 0 for row in of_it),
+                sum(row.sent for row in of_it),
+                sum(row.said for row in of_it),
+                sum(row.files for row in of_it),
+                sum(len(row.found) for row in of_it),
+            )
+            shown.add_row(group, *(f"{figure:,}" for figure in figures))
+        yield shown

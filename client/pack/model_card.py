@@ -49,7 +49,7 @@ def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> s
             "### Intended use\n\n"
             + items(
                 (
-                    f"Research {task.purpose(protocol)}. What it is on: {words.use}.",
+                    f"Research on {words.use}, {task.purpose(protocol)}.",
                     "Research use, not a medical device. No diagnosis and no treatment may rest on it.",
                     "Out of scope: patients, hospitals and questions other than those of the study.",
                     *(f"Not for: {what}." for what in words.not_for),

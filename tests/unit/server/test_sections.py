@@ -18,6 +18,7 @@ from common.model_card import MODEL_CARD
 from common.protocol import StudyProtocol
 from common.tasks import bins_of, judge_of, task_named
 from common.tasks.nodule_classification.card import load_card
+from common.tasks.risk.study import RiskStudy
 from server.checklist import CHECKLIST
 from server.facts import HospitalFacts, PooledFacts, ReportFacts, RoundFacts
 from server.gain import gains, pooled_against
@@ -260,7 +261,8 @@ def test_figures_of_two_classes_are_scikit_learns(tmp_path: Path) -> None:
 def test_the_clinician_reads_the_classes_of_the_protocol() -> None:
     facts = facts_of("risk")
     assert facts.pooled is not None
-    records = facts.protocol.data.model_copy(update={"classes": ("well", "<i>ill")})
+    assert isinstance(facts.protocol, RiskStudy)
+    records = facts.protocol.records.model_copy(update={"classes": ("well", "<i>ill")})
     hostile = replace(facts, protocol=facts.protocol.model_copy(update={"records": records}))
     html = part_of(facts.protocol).sections(hostile)["For the clinician"]
     assert "<i>ill" not in html
