@@ -167,7 +167,7 @@ def make_clipper(
     if protocol.privacy.mechanism == "none":
         return PlainSum(model, loss, shape.views)
     if is_recurrent(model):
-        return recurrent_clipper(model, loss, norm, shape.views)
+        return recurrent_clipper(model, loss, norm, shape)
     if execution.engine == "opacus":
         return HooksClipper(model, loss, norm, shape.views)
 

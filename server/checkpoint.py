@@ -43,7 +43,7 @@ class RoundRecord:
     # the noise in a cell of it; None in a round that does not evaluate, or when nobody released one.
     histogram: list[list[float]] | None
     histogram_noise: float | None
-    # Of those that answered, who has too few patients in a class to release a histogram.
+    # Of those that answered, who has too few patients in a group to release a histogram.
     suppressed: list[str] = field(default_factory=list)
     # hospital -> how many more replies came to what it had answered; not used
     duplicates: dict[str, int] = field(default_factory=dict)

@@ -185,11 +185,12 @@ def plan(
     outbound.switch_off()
     logging.basicConfig(level=logging.ERROR)
     try:
+        from common.tasks import task_of
         from simulation import plan as planning  # Flower and Opacus take seconds: not before --help
 
         study, found = planning.planned(protocol, data, patient_id_pattern)
         planning.print_plan(console, found)
-        if rehearsal:
+        if rehearsal and task_of(study).judge is not None:
             console.print("rehearsing on phantoms (--no-rehearsal leaves this out) ...")
             outlook = planning.rehearsed(study)
             planning.print_outlook(console, study, outlook)

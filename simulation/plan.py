@@ -27,8 +27,9 @@ from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise
 from client.readers import reader_of
 from common.histogram import auroc_noise_error
-from common.metrics import Scores, auroc
+from common.judging.binary import Binary
 from common.protocol import Hospital, StudyProtocol, load_protocol
+from common.tasks import judge_of, task_of
 from server.strategy import public_weights
 from simulation.disturbance import MOST_DISTURBANCE, disturbance, too_much
 from simulation.hospitals import from_folder, from_phantoms, settle
@@ -139,11 +140,11 @@ def plan_of(protocol: StudyProtocol, found: dict[str, int] | None = None) -> Pla
 
 
 def _released_error(protocol: StudyProtocol, sigma: float) -> float | None:
-    """None where nothing is judged, or by nobody."""
+    """None where no AUROC is released, or of nobody."""
     fraction = protocol.data.validation_fraction
     training = sum(hospital.nominal_patients for hospital in protocol.hospitals)
     judges = training * fraction / (1 - fraction)
-    if not judges or not protocol.evaluations:
+    if not judges or not isinstance(task_of(protocol).judge, Binary):
         return None
     return auroc_noise_error(judges / 2, judges, sigma * sqrt(len(protocol.hospitals)))
 
@@ -184,7 +185,7 @@ def _hospital(
         )
     fraction = protocol.data.validation_fraction
     judges = n * fraction / (1 - fraction)
-    if judges < 10:
+    if judges < 10 and protocol.evaluations:
         remarks.append(
             f"about {judges:.0f} validation patients: too few to be judged by; only the pooled "
             f"figure says something"
@@ -219,8 +220,8 @@ def _of_the_study(protocol: StudyProtocol, sigma: float | None) -> list[str]:
 def rehearsed(protocol: StudyProtocol) -> Outlook:
     """The study on phantom patients, once for each of `PHANTOM_SEEDS`, with fresh noise each time.
 
-    Phantoms resemble lung CT but are not the hospitals' patients: the band says how much noise and
-    chance move the result and whether training helps at all, and is no forecast for real images.
+    Phantoms are not the hospitals' patients: the band says how much noise and chance move the result
+    and whether training helps at all, and is no forecast for real ones.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # hospitals run side by side
@@ -238,8 +239,9 @@ def rehearsed(protocol: StudyProtocol) -> Outlook:
 
 
 def _pooled(rehearsal: Rehearsal, after_round: int) -> float:
-    scores = Scores.concatenate(list(rehearsal.scores(after_round).values()))
-    return auroc(scores) or 0.5  # of one class only: nothing can be told apart
+    judge = judge_of(rehearsal.protocol)
+    scores = judge.concatenate(list(rehearsal.scores(after_round).values()))
+    return judge.discrimination(scores) or 0.5  # of one class only: nothing can be told apart
 
 
 def planned(
@@ -288,7 +290,7 @@ def print_plan(console: Console, plan: Plan) -> None:
             )
         say(
             f"the noise moves the model by {plan.disturbance:.1f} in all; up to "
-            f"{MOST_DISTURBANCE:g} did no harm to the shipped model"
+            f"{MOST_DISTURBANCE:g} did no harm to the shipped model of images"
         )
     table = Table(show_edge=False)
     table.add_column("hospital", no_wrap=True)
@@ -322,7 +324,7 @@ def print_outlook(console: Console, protocol: StudyProtocol, outlook: Outlook) -
             "and what is lost is what the noise destroys"
         )
     console.print(
-        f"on phantom patients: pooled AUROC {outlook.low:.3f} to {outlook.high:.3f} in "
+        f"on phantom patients: pooled {judge_of(protocol).figure} {outlook.low:.3f} to {outlook.high:.3f} in "
         f"{outlook.seeds} rehearsals with other patients and other noise, {outlook.before:.3f} "
         f"before training; phantoms are not your patients: {reading}",
         highlight=False,

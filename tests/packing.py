@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 from client.__main__ import app
 from client.approval import approve
 from client.egress_log import EgressLog
-from client.ledger import Ledger
+from client.ledger import Account, Ledger, Spend
 from client.pack.archive import pack_files, zipped
 from client.pack.dossier import Dossier
 from client.pack.quorum import Quorum
-from client.policy import load_policy
+from client.policy import Limits, load_policy
 from common.protocol import StudyProtocol
+from common.tasks import task_of
 from common.tasks.nodule_classification.study import NoduleStudy
 
 MakeStudy = Callable[..., NoduleStudy]
@@ -29,6 +30,17 @@ NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 def two_rounds(office: Any, study: NoduleStudy) -> NoduleStudy:
     """`study`, of which the office has answered two rounds and approved the text."""
     office.answer(study, rounds=2, approved_studies=(study.digest,))
+    approve(office.site, study)
+    return study
+
+
+def answered(office: Any, study: StudyProtocol, rounds: int = 2) -> StudyProtocol:
+    """`study` of any task, of which the office has answered rounds and approved the text."""
+    spends: dict[Account, Spend] = {"training": Spend(1.5, 0.25, 8)}
+    if task_of(study).judge is not None:
+        spends["validation"] = Spend(5.0, 1.0, 1)
+    limits = Limits.just_for(study)
+    office.answer(study, rounds, spends=spends, approved_studies=(study.digest,), limits=limits)
     approve(office.site, study)
     return study
 

@@ -6,17 +6,20 @@ inputs and outputs is the N = U*V views. Recorded arithmetic is in float32 whate
 of the activations: norm and sum are of the very same numbers. `patient_gradients` has the terms.
 """
 
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from client.privacy.convolution import conv2d
 from client.privacy.patient_gradients import (
     Record,
     Rows,
     at_backward,
+    cut_off,
     leaf_at_backward,
+    trained,
     unchanged,
 )
 
@@ -25,137 +28,6 @@ class Rule(Protocol):
     """Runs `layer` on `inputs` and sees to it that backward adds its gradients to `record`."""
 
     def __call__(self, layer: nn.Module, inputs: Tensor, record: Record) -> Tensor: ...
-
-
-def cut_off(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.detach()
-
-
-def trained(parameter: Tensor | None) -> TypeGuard[Tensor]:
-    return parameter is not None and parameter.requires_grad
-
-
-def by_patient(rows: Tensor, views: int, groups: int = 1) -> Tensor:
-    """(N, groups * K, ...) as (U * groups, K, V * T): one matrix a patient, without a copy if V = 1."""
-    n, channels = rows.shape[:2]
-    split = rows.reshape(n // views, views, groups, channels // groups, -1)
-    return split.permute(0, 2, 3, 1, 4).reshape(n // views * groups, channels // groups, -1)
-
-
-def conv2d(layer: nn.Module, inputs: Tensor, record: Record) -> Tensor:
-    """Convolution with any stride, dilation, groups and padding.
-
-    Rows come from one weight gradient of a convolution in which every patient is a group of its
-    own. The Gram matrix of the input's windows is that of its pixels, summed over the shifts of
-    the kernel, at 1 / kernel size of the cost and without unfolding the input.
-    """
-    assert isinstance(layer, nn.Conv2d)  # noqa: S101  narrows the type
-    padding = [0, 0]
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        # Padding of another kind is an operation of its own, through which autograd goes back.
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        inputs = F.pad(inputs, border(layer), mode=mode)
-    else:
-        padding = list(layer.padding)
-    stride, dilation, groups = list(layer.stride), list(layer.dilation), layer.groups
-    output = F.conv2d(
-        inputs, layer.weight.detach(), cut_off(layer.bias), stride, padding, dilation, groups
-    )
-    seen = unchanged(inputs)
-
-    def weight_gradient(x: Tensor, g: Tensor, shape: torch.Size, groups: int) -> Tensor:
-        like = g.new_empty(1).expand(shape)  # only its shape is read
-        result: Tensor = torch.ops.aten.convolution_backward(
-            g, x, like, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
-        )[1]
-        return result
-
-    def take(gradient: Tensor) -> None:
-        g, views, weight = gradient.float(), record.views, layer.weight
-        if trained(layer.bias):
-            record.add_rows(layer.bias, g.sum((2, 3)))
-        if not trained(weight):
-            return
-        x = seen()
-        positions, channels = g.shape[2] * g.shape[3] * views, weight.shape[1] * groups
-        window = weight.shape[2] * weight.shape[3]
-        alone = window == 1 and padding == [0, 0]  # windows of one pixel: the others do not count
-        pixels = x[:, :, :: stride[0], :: stride[1]] if alone else x
-        width = pixels.shape[2] * pixels.shape[3] * views
-        cost = width**2 * channels + positions**2 * (len(weight) + window * groups)
-        if record.prefers_gram(cost, weight.numel()):
-            flat = by_patient(pixels, views, groups)
-            a = torch.bmm(flat.transpose(1, 2), flat)
-            if not alone:
-                a = window_gram(
-                    a, x.shape, g.shape, weight.shape, (stride, padding, dilation), views
-                )
-            flat = by_patient(g, views, groups)
-            b = torch.bmm(flat.transpose(1, 2), flat)
-            record.add_gram(
-                weight, a, b, (x, g), lambda x, g: weight_gradient(x, g, weight.shape, groups)
-            )
-            return
-        patients = len(g) // views
-        shape = torch.Size((patients * weight.shape[0], *weight.shape[1:]))
-        rows = weight_gradient(
-            side_by_side(x, views), side_by_side(g, views), shape, patients * groups
-        )
-        record.gradients.append(Rows(weight, rows.view(patients, -1)))
-
-    return at_backward(output, take)
-
-
-def border(layer: nn.Conv2d) -> list[int]:
-    """What `F.pad` takes: left, right, top, bottom; "same" puts the odd pixel right and below."""
-    result = []
-    for axis in (1, 0):
-        if layer.padding == "same":
-            total = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-            result += [total // 2, total - total // 2]
-        elif layer.padding == "valid":
-            result += [0, 0]
-        else:
-            result += [int(layer.padding[axis])] * 2
-    return result
-
-
-def side_by_side(rows: Tensor, views: int) -> Tensor:
-    """(U*V, C, H, W) as (V, U*C, H, W): the patients as channels."""
-    n, channels, height, width = rows.shape
-    split = rows.reshape(n // views, views, channels, height, width).transpose(0, 1)
-    return split.reshape(views, n // views * channels, height, width)
-
-
-def window_gram(
-    pixels: Tensor,
-    inputs: torch.Size,
-    outputs: torch.Size,
-    weight: torch.Size,
-    geometry: tuple[list[int], list[int], list[int]],
-    views: int,
-) -> Tensor:
-    """Gram matrices (M, V T, V T) of a convolution's windows from those of its input's pixels.
-
-    Window p at kernel position d lies on the pixel stride * p + dilation * d - padding, and the
-    inner product of two windows is the sum over d of those of their pixels.
-    """
-    stride, padding, dilation = geometry
-    (rows, columns), (height, width) = inputs[2:], outputs[2:]
-    m = len(pixels)
-    ph, pw = padding
-    padded = F.pad(
-        pixels.view(m, views, rows, columns, views, rows, columns),
-        (pw, pw, ph, ph, 0, 0, pw, pw, ph, ph),
-    )
-    result = pixels.new_zeros(m, views, height, width, views, height, width)
-    for i in range(weight[2]):
-        for j in range(weight[3]):
-            top, left = i * dilation[0], j * dilation[1]
-            h = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
-            w = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
-            result += padded[:, :, h, w, :, h, w]
-    return result.view(m, views * height * width, views * height * width)
 
 
 def linear(layer: nn.Module, inputs: Tensor, record: Record) -> Tensor:

@@ -12,6 +12,7 @@ the output of one view (pixels, tokens), g the gradient of the layer's output.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -105,6 +106,14 @@ class Record:
         magnitude = magnitude.masked_fill(longest > LONGEST_SQUARED_ROW, torch.inf)
         squared = (a * b).reshape(patients, -1).sum(1)
         self.gradients.append(Gram(parameter, squared, magnitude, *tensors, weight_gradient))
+
+
+def cut_off(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach()
+
+
+def trained(parameter: Tensor | None) -> TypeGuard[Tensor]:
+    return parameter is not None and parameter.requires_grad
 
 
 def at_backward(output: Tensor, take: Callable[[Tensor], None]) -> Tensor:

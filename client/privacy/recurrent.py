@@ -17,7 +17,7 @@ import torch
 from opacus.layers import DPGRU
 from torch import Tensor, nn
 
-from client.privacy.engine import HooksClipper
+from client.privacy.engine import CHUNK_BYTES, HooksClipper, PatientShape
 from common.errors import ModelError
 from common.tasks.task import Loss
 
@@ -77,7 +77,24 @@ def _starts_with_a_gradient(layer: DPGRU, inputs: tuple[Tensor, ...]) -> tuple[T
 
 
 def recurrent_clipper(
-    model: nn.Module, loss: Loss, max_grad_norm: float, views: int
+    model: nn.Module, loss: Loss, max_grad_norm: float, shape: PatientShape
 ) -> HooksClipper:
-    """The clipper of a recurrent model; its sums arrive in the `.grad` of `model`'s parameters."""
-    return HooksClipper(step_by_step(model), loss, max_grad_norm, views)
+    """The clipper of a recurrent model; its sums arrive in the `.grad` of `model`'s parameters.
+
+    A view of `shape` is a series (T, F). Of a long one, the hidden states of all steps take more
+    memory than its gradient does; both together stay within `CHUNK_BYTES`.
+    """
+    clipper = HooksClipper(step_by_step(model), loss, max_grad_norm, shape.views)
+    bytes_per_view = 4 * (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        + shape.view[0] * sum(map(_numbers_a_step, model.modules()))
+    )
+    clipper.patients_per_chunk = max(1, CHUNK_BYTES // (bytes_per_view * shape.views))
+    return clipper
+
+
+def _numbers_a_step(layer: nn.Module) -> int:
+    """What a pass keeps for every step: 8 hidden states for autograd, up to 20 at its peak (measured)."""
+    if not isinstance(layer, nn.GRU):
+        return 0
+    return layer.input_size + 20 * layer.hidden_size * layer.num_layers

@@ -61,7 +61,7 @@ def convert_brca(source: Path, out: Path, *, published_split: bool) -> dict[str,
         record = {"patient_id": row["pid"], **_record(row, where)}
         rows[f"{side}/{region}" if published_split else region].append(record)
         what = f"{side} patients" if published_split else "patients"
-        counts[region] += Counter({what: 1, "died": int(record["vital_status"] == "dead")})
+        counts[region] += Counter({what: 1, "died": int(record["death"] == "yes")})
     if homes or not rows:
         raise DataError(
             f"{source / TABLE}: expected the {len(homes)} further patients that {SPLIT} names, found no "
@@ -92,8 +92,8 @@ def _homes(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _record(row: Mapping[str, str], where: str) -> dict[str, str]:
-    """A patient's row of the hospital's table, from age to vital status."""
-    died = {"0": "alive", "0.0": "alive", "1": "dead", "1.0": "dead"}.get(row.get("E", ""))
+    """A patient's row of the hospital's table, from age to death."""
+    died = {"0": "no", "0.0": "no", "1": "yes", "1.0": "yes"}.get(row.get("E", ""))
     try:
         age, days = float(row[AGE]), float(row["T"])
     except (KeyError, ValueError):
@@ -117,4 +117,4 @@ def _record(row: Mapping[str, str], where: str) -> dict[str, str]:
                 f"the file as published"
             )
         found[category] = of[0] if of else REFERENCE
-    return {**found, "days": f"{days:g}", "vital_status": died}
+    return {**found, "days": f"{days:g}", "death": died}

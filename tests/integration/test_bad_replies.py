@@ -67,7 +67,11 @@ def _flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("report.learning_curve_svg", "judgement.roc_svg", "judgement.calibration_svg"):
+    for name in (
+        "report.learning_curve_svg",
+        "sections.judgement.roc_svg",
+        "sections.judgement.calibration_svg",
+    ):
         monkeypatch.setattr(f"server.{name}", lambda *_: "<svg></svg>")
 
 
@@ -214,8 +218,8 @@ def test_a_report_says_who_held_back_and_who_changed_its_policy(tmp_path: Path) 
     hospitals["west"] = saying(hospitals["west"], 1, **HELD_BACK)
     hospitals["south"] = saying(hospitals["south"], ROUNDS + 1, policy="f" * 64)
     html = report_of(protocol, hospitals, tmp_path)
-    assert "Released by 3 of 4 hospitals; west has fewer patients in a class than its own" in html
-    assert "west released no score histogram in rounds 1–3" in html
+    assert "Released by 3 of 4 hospitals; west has fewer patients in a group than its own" in html
+    assert "west released no histogram in rounds 1–3" in html
     assert f"south changed its site policy before its answer of round {ROUNDS + 1}" in html
 
 

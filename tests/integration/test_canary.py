@@ -275,10 +275,9 @@ def test_the_name_stands_in_the_planted_tables_as_pandas_reads_them(
     planted = Hospital(tmp_path / "north", planted_of(task), layout)
     for path in planted.files:
         assert found_in(str(planted.data).encode())
-        if layout == "csv":
-            whole = pd.read_csv(path)
-        else:  # what is kept for pandas in it is the name, and not what pandas can use
-            whole = pd.DataFrame(parquet.read_table(path).to_pydict())
+        # What Parquet keeps for pandas is the name here, and nothing that pandas can use.
+        in_parquet = layout == "parquet" and parquet.read_table(path).to_pydict()
+        whole = pd.DataFrame(in_parquet) if in_parquet else pd.read_csv(path)
         assert found_in(" ".join(whole.columns).encode())
         assert all(found_in(each.encode()) for each in whole["patient_id"])
         assert whole["patient_id"].nunique() == 8

@@ -16,7 +16,7 @@ CLASSES = ("no", "yes")
 STUDY = parse_protocol(f"""
 study = "canary"
 task = "risk"
-rounds = 2
+rounds = 1
 training = {{ steps-per-round = 1, learning-rate = 0.5, sampling-rate = 0.9, views-per-patient = 2 }}
 participation = {{ quorum = 1, deadline-seconds = 60 }}
 hospitals = [{{ name = "north", nominal-patients = {PATIENTS - FOR_VALIDATION} }}]

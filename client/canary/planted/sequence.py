@@ -18,7 +18,7 @@ CLASSES = ("no", "yes")
 STUDY = parse_protocol(f"""
 study = "canary"
 task = "sequence"
-rounds = 2
+rounds = 1
 training = {{ steps-per-round = 1, learning-rate = 0.5, sampling-rate = 0.9, views-per-patient = 2 }}
 model = {{ hidden = 4 }}
 participation = {{ quorum = 1, deadline-seconds = 60 }}

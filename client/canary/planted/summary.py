@@ -14,9 +14,9 @@ __all__ = ["FAULTS", "LAYOUTS", "STUDY", "plant"]
 STUDY = parse_protocol(f"""
 study = "canary"
 task = "summary"
-rounds = 2
+rounds = 1
 training = {{ views-per-patient = 2 }}
-privacy = {{ max-grad-norm = 3.4642 }}
+privacy = {{ max-grad-norm = 1.7321 }}
 participation = {{ quorum = 1, deadline-seconds = 60 }}
 hospitals = [{{ name = "north", nominal-patients = {PATIENTS - FOR_VALIDATION} }}]
 [records]

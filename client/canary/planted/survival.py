@@ -15,7 +15,7 @@ __all__ = ["FAULTS", "LAYOUTS", "STUDY", "plant"]
 STUDY = parse_protocol(f"""
 study = "canary"
 task = "survival"
-rounds = 2
+rounds = 1
 training = {{ steps-per-round = 1, learning-rate = 0.5, sampling-rate = 0.9 }}
 participation = {{ quorum = 1, deadline-seconds = 60 }}
 hospitals = [{{ name = "north", nominal-patients = {PATIENTS - FOR_VALIDATION} }}]

@@ -19,16 +19,40 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from client.__main__ import app
-from client.approval import approve
+from client.approval import APPROVED, approve
 from client.evaluation import JSON, PAGE
 from client.evidence import keep_scores, kept_scores, scores_file
+from client.looks.survival import look
+from client.policy import Limits
 from common.judging.binary import Binary
 from common.metrics import Scores
+from common.protocol import StudyProtocol
+from common.survival.scores import SurvivalScores
+from common.tasks import USUAL, judge_of, task_named
 from common.tasks.nodule_classification.study import NoduleStudy
+from tests.phantom_patients import scores as phantom_scores
+from tests.tasks import TASKS, small
 
 pytestmark = pytest.mark.slow  # seconds together
 
 SEED = 20_261_125
+JUDGED = tuple(task for task in TASKS if task_named(task).judge is not None)
+
+# Words that only a page about images may have.
+OF_IMAGES = r"(?i)\b(images?|pixels?|CTs?|scans?|scanners?|nodules?|finding|findings)\b"
+
+
+def concordance(scores: SurvivalScores) -> float:
+    from sksurv.metrics import concordance_index_censored
+
+    value: float = concordance_index_censored(scores.event, scores.time, scores.risk)[0]
+    return value
+
+
+REFERENCES: dict[str, Callable[[Any], float]] = {
+    "score-histogram": lambda scores: roc_auc_score(scores.label, scores.score),
+    "survival-histogram": concordance,
+}
 
 MakeStudy = Callable[..., NoduleStudy]
 
@@ -41,9 +65,29 @@ def kept(seed: int, patients: int = 60, most: int = 4) -> Scores:
     return Scores(score, label, patient)
 
 
+def taken_part(office: Any, study: StudyProtocol, scores: Any, **changes: Any) -> None:
+    """The office has approved `study`, answered a round of it and judged the model after it."""
+    limits = Limits.just_for(study).model_copy(update=changes)
+    office.answer(study, approved_studies=(study.digest,), limits=limits)
+    approve(office.site, study)
+    keep_scores(office.state, study.digest, 1, judge_of(study).columns(scores))
+
+
+@pytest.fixture
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are the business of tests/unit/common/clinical; bands and pictures take seconds."""
+    for name in ("evaluation.bands", "page.discrimination_svg", "calibration_page.decision_svg"):
+        monkeypatch.setattr(f"common.clinical.{name}", lambda *_: "<svg></svg>")
+
+
 def evaluate(office: Any, *more: str) -> Result:
     words = ["evaluate", "--site", str(office.site), "--out", str(office.folder), *more]
     return CliRunner().invoke(app, words, env={"COLUMNS": "250"})
+
+
+def seen(text: str) -> str:
+    """What a reader of a page sees below its header: no tags, blanks joined."""
+    return " ".join(re.sub(r"<[^>]+>", " ", text.split("</header>")[-1]).split())
 
 
 def facts(office: Any) -> dict[str, Any]:
@@ -101,7 +145,7 @@ def test_the_page_says_for_whom_it_is_and_fetches_nothing(office: Any) -> None:
     evaluate(office)
     text = (office.folder / PAGE).read_text()
     found = facts(office)
-    words = " ".join(re.sub(r"<[^>]+>", " ", text.split("</header>")[1]).split())
+    words = seen(text)
     assert "For this hospital alone." in words
     assert "Research use, not a medical device" in words
     assert f"{100 * found['auroc']:.0f} times in 100" in words
@@ -140,7 +184,7 @@ def test_findings_per_scan_where_scores_carry_a_series(office: Any, judged: Nodu
     found = facts(office)["froc"]
     assert found["scans"] == scores.patients
     assert found["findings"] == int(scores.label.sum())
-    words = " ".join(re.sub(r"<[^>]+>", " ", (office.folder / PAGE).read_text()).split())
+    words = seen((office.folder / PAGE).read_text())
     at_one = found["points"][3]
     assert at_one["rate"] == 1
     assert f"shows {100 * at_one['sensitivity']:.0f} of 100 findings" in words
@@ -179,17 +223,93 @@ def test_one_class_only_is_said_in_words(office: Any, judged: NoduleStudy) -> No
     assert "of one class" in (office.folder / PAGE).read_text()
 
 
-def test_small_groups_are_suppressed_as_the_site_policy_says(
-    office: Any, judged: NoduleStudy
-) -> None:
-    limits = office.policy.limits.model_copy(update={"smallest_group": 1000})
-    office.write_policy(approved_studies=(judged.digest,), limits=limits)
+@pytest.mark.usefixtures("_undrawn")
+@pytest.mark.parametrize("task", JUDGED)
+def test_every_task_has_its_page_in_its_own_words(task: str, office: Any) -> None:
+    print(f"seed {SEED}")
+    study = small(task)
+    taken_part(office, study, scores := phantom_scores(study, office.folder / "data", 120, SEED))
+    before = books(office)
+    done = evaluate(office)
+    assert done.exit_code == 0, done.output
+    assert books(office) == before
+    found, judge = facts(office), judge_of(study)
+    assert found["patients"] == judge.patients(scores)
+    assert found[judge.key] == pytest.approx(REFERENCES[judge.release](scores))
+    text = (office.folder / PAGE).read_text()
+    words = seen(text)
+    assert f"on {found['patients']} validation patients of this hospital" in text
+    assert f"{100 * found[judge.key]:.0f} times in 100" in words
+    if task != USUAL:
+        assert not re.search(OF_IMAGES, words)
+    assert "<script" not in text
+    assert stat.S_IMODE((office.folder / JSON).stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("_undrawn")
+@pytest.mark.parametrize("task", JUDGED)
+def test_without_the_studys_text_its_scores_tell_what_they_can(task: str, office: Any) -> None:
+    study = small(task)
+    taken_part(office, study, phantom_scores(study, office.folder / "data", 60, SEED))
+    (office.state / APPROVED / f"{study.digest}.toml").unlink()
+    done = evaluate(office)
+    if judge_of(study).release == "survival-histogram":
+        assert done.exit_code == 2
+        assert done.output.startswith("E-PROTOCOL: expected the text of the study")
+        assert not (office.folder / PAGE).exists()
+    else:
+        assert done.exit_code == 0, done.output
+        assert facts(office)["classes"] == ["negative", "positive"]
+
+
+@pytest.mark.usefixtures("_undrawn")
+@pytest.mark.parametrize("task", JUDGED)
+def test_small_groups_are_suppressed_as_the_site_policy_says(task: str, office: Any) -> None:
+    study = small(task)
+    scores = phantom_scores(study, office.folder / "data", 60, SEED)
+    taken_part(office, study, scores, smallest_group=1000)
     assert evaluate(office).exit_code == 0
-    rows = [row for rows in facts(office)["groups"].values() for row in rows]
+    groups = facts(office)["groups"]
+    rows = groups if isinstance(groups, list) else [row for each in groups.values() for row in each]
     assert rows
     for row in rows:
-        assert {row["patients"], row["images"], row["auroc"]} == {"suppressed"}
-    assert "fewer than 1000 patients" in (office.folder / PAGE).read_text()
+        assert set(row.values()) - {row["name"]} == {"suppressed"}
+    words = seen((office.folder / PAGE).read_text())
+    assert "fewer than 1000 patients" in words
+    assert "Patients at risk" not in words
+
+
+def test_no_group_of_risk_can_be_worked_out_from_those_that_are_shown() -> None:
+    """Of 2, 10 and 13 patients not only the 2 are hidden: 25 less the others would tell."""
+    study = small("survival")
+    risk = np.repeat([0.1, 0.5, 0.9], [2, 10, 13])
+    scores = SurvivalScores(
+        risk=risk,
+        survival=(1 - risk)[:, None] ** np.array([0.25, 0.5, 0.75, 1]),
+        time=np.arange(25.0) * 30 + 10,
+        event=np.arange(25) % 2 == 0,
+        patient=np.arange(25),
+    )
+    found = look(scores, study, 5)
+    of_groups = {row["name"]: row["patients"] for row in found.facts["groups"]}
+    assert of_groups == {"high": 13, "low": "suppressed", "middle": "suppressed"}
+    words = seen(" ".join(text for _, text in found.sections))
+    assert "A group of fewer than 5 patients is not shown" in words
+    for name, shown in (("low", False), ("middle", False), ("high", True)):
+        assert bool(re.search(rf"\b{name}\b", words)) is shown
+
+
+@pytest.mark.usefixtures("_undrawn")
+@pytest.mark.parametrize("task", JUDGED)
+def test_a_hospital_without_validation_patients_gets_a_page(task: str, office: Any) -> None:
+    study = small(task)
+    nobody = judge_of(study).scores(
+        study, np.empty((0, 0)), np.empty(0, np.int64), np.empty(0, np.int64), {}
+    )
+    taken_part(office, study, nobody)
+    done = evaluate(office)
+    assert done.exit_code == 0, done.output
+    assert facts(office)["patients"] == 0
 
 
 def test_a_class_name_is_text_on_the_page(office: Any, small_study: MakeStudy) -> None:

@@ -27,8 +27,12 @@ from client.privacy.accounting import epsilon_of
 from client.statement_text import rounded_up
 from common.judging.binary import Binary
 from common.metrics import Scores
+from common.tasks import USUAL, task_of
 from common.tasks.nodule_classification.study import NoduleStudy
+from tests.packing import answered
+from tests.phantom_patients import scores as phantom_scores
 from tests.scored import cohort
+from tests.tasks import TASKS, small
 
 SEED = 20_261_126
 
@@ -134,6 +138,30 @@ def test_the_page_shows_the_figures_of_ledger_log_and_scores(
     assert "2 of 2 requests answered, 3 rounds and the final evaluation planned" in text
     assert study.digest in text
     assert "books verified" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_its_page_in_its_own_words(task: str, office: Any) -> None:
+    print(f"seed {SEED}")
+    study = answered(office, small(task))
+    kind, judge = task_of(study), task_of(study).judge
+    value = None
+    if judge is not None:
+        scores = phantom_scores(study, office.folder / "data", 90, SEED)
+        keep_scores(office.state, study.digest, 2, judge.columns(scores))
+        value = judge.discrimination(scores)
+    assert report(office).exit_code == 0
+    Strict((office.folder / PAGE).read_text())
+    text = text_of(office)
+    assert f"question {kind.purpose(study)} taken for the truth {kind.words(study).outcome}" in text
+    assert (f"here, {study.study} {value or 0:.3f} 95 %: " in text) is (judge is not None)
+    assert ("and the final evaluation planned" in text) is (judge is not None)
+    assert ("there is no model to be judged" in text) is (judge is None)
+    assert ("intramural-client predict" in text) is (task == USUAL)
+    if task != USUAL:
+        # What no epsilon covers is the same for all tasks.
+        assert not re.search(r"(?i)\b(images?|pixels?|CTs?|scans?|scanners?|nodules?)\b", text)
 
 
 def test_a_hospital_without_scores_gets_its_page(office: Any, small_study: MakeStudy) -> None:

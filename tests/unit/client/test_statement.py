@@ -13,6 +13,9 @@ from client.ledger import Ledger
 from client.statement import Statement, statement_of
 from client.statement_text import JSON, MARKDOWN, markdown, rounded_up, write_statement
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
+from tests.packing import answered
+from tests.tasks import TASKS, small
 
 MakeStudy = Callable[..., StudyProtocol]
 
@@ -107,6 +110,21 @@ def test_every_item_of_the_claim_is_answered(office: Any, small_study: MakeStudy
         assert item in text, item
     for word in ("rehearsal", "TEST MODE", "NO DIFFERENTIAL PRIVACY", "void"):
         assert word not in text, word
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_validation_account_is_stated_where_something_is_judged(task: str, office: Any) -> None:
+    study = answered(office, small(task))
+    text = markdown([stated(office)])
+    own = text.split("## For life")[0]
+    bins = bins_of(study)
+    assert ("| north | validation |" in own) is (bins > 0)
+    assert (f"2 x {bins} cells, to which a patient adds at most 1 in L2" in own) is (bins > 0)
+    assert ("none: there is nothing to judge" in own) is (bins == 0)
+    assert ("Validation: all of them in every evaluation" in own) is (bins > 0)
+    assert ("are never trained on" in own) is (bins > 0)
+    assert ("(0.34 of all, " in own) is True
+    assert not re.search(r"(?i)\b(images?|CT|scans?)\b", own)
 
 
 def test_every_reply_has_its_row_among_the_releases(office: Any, small_study: MakeStudy) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from client.privacy import book_keeping, patient_gradients
+from client.privacy import book_keeping, convolution, patient_gradients
 from client.privacy.book_keeping import BookKeepingClipper
 from client.privacy.patient_gradients import Gram, Record
 from common.errors import ModelError
@@ -92,11 +92,14 @@ def assert_exact(model: nn.Module, batch: Batch, share: float = 0.7) -> None:
     assert difference <= 1e-5 * float(expected.norm())
 
 
-FORMS = ("cheaper", "gram", "rows")
+FORMS = ("cheaper", "gram", "rows", "unfolded")
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """Has every layer computed in one form, whatever it costs."""
+    """Has every layer computed in one form, whatever it costs; "unfolded" are the rows of a GPU."""
+    if form == "unfolded":  # and a patient or two at once
+        monkeypatch.setitem(convolution.ROWS, "cpu", convolution.unfolded_rows)
+        monkeypatch.setattr(convolution, "UNFOLDED_AT_ONCE", 4_000)
     if form != "cheaper":
         cost = math.inf if form == "gram" else 0
         monkeypatch.setattr(patient_gradients, "GRAM_COST_PER_WEIGHT", cost)

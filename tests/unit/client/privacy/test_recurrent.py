@@ -12,7 +12,7 @@ from opacus.layers.dp_rnn import RNNLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from client.privacy.engine import CHUNK_BYTES
+from client.privacy.engine import CHUNK_BYTES, HooksClipper, PatientShape
 from client.privacy.recurrent import is_recurrent, recurrent_clipper, step_by_step
 from common.errors import ModelError
 from common.losses import cross_entropy
@@ -60,6 +60,11 @@ def batch_of(patients: int, views: int, seed: int) -> tuple[Tensor, Tensor, Tens
     return inputs, labels, weights
 
 
+def clipper_of(model: nn.Module, norm: float, views: int, steps: int = STEPS) -> HooksClipper:
+    shape = PatientShape(views, (steps, FEATURES), lambda count: torch.arange(count) % 2)
+    return recurrent_clipper(model, LOSS, norm, shape)
+
+
 def flat(gradients: list[Tensor]) -> Tensor:
     return torch.cat([gradient.detach().flatten().double() for gradient in gradients])
 
@@ -86,7 +91,7 @@ def found_for(
     model: nn.Module, inputs: Tensor, labels: Tensor, weights: Tensor, norm: float, chunk: int = 99
 ) -> Tensor:
     """What the clipper adds to the parameters of `model` itself, chunk by chunk."""
-    clipper = recurrent_clipper(model, LOSS, norm, weights.shape[1])
+    clipper = clipper_of(model, norm, weights.shape[1])
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     views = weights.shape[1]
@@ -184,7 +189,7 @@ def test_frozen_recurrence_trains_the_head_alone() -> None:
     model, batch = model_of("study", 5), batch_of(4, 1, 5)
     assert isinstance(model, GRUClassifier)
     model.gru.requires_grad_(False)
-    recurrent_clipper(model, LOSS, 0.1, 1).add_clipped_sum(*batch)
+    clipper_of(model, 0.1, 1).add_clipped_sum(*batch)
     assert [name for name, p in model.named_parameters() if p.grad is not None] == [
         "classifier.weight",
         "classifier.bias",
@@ -196,7 +201,7 @@ def test_a_chunk_that_failed_can_be_repeated_in_halves(monkeypatch: pytest.Monke
     model, (inputs, labels, weights) = model_of("study", 13), batch_of(4, 2, 13)
     norm = 0.1
     expected = torch.stack([clipped(g, norm) for g in naive(model, inputs, labels, weights)]).sum(0)
-    clipper = recurrent_clipper(model, LOSS, norm, 2)
+    clipper = clipper_of(model, norm, 2)
     samplers = clipper._hooked.GRAD_SAMPLERS
     rule, calls = samplers[RNNLinear], iter(range(1000))
 
@@ -216,12 +221,26 @@ def test_a_chunk_that_failed_can_be_repeated_in_halves(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("views", [1, 4])
-def test_gradients_of_a_chunk_stay_within_the_bound(views: int) -> None:
-    model = GRUClassifier(30, hidden=64)
-    weights = sum(p.numel() for p in model.parameters())
-    clipper = recurrent_clipper(model, LOSS, 1.0, views)
-    taken = 4 * weights * views * clipper.patients_per_chunk
-    assert CHUNK_BYTES / 2 < taken <= CHUNK_BYTES
+@pytest.mark.parametrize("steps", [2, 300])
+def test_a_chunk_stays_within_its_memory(views: int, steps: int) -> None:
+    """Its gradients, and what autograd keeps of its steps, counted in a pass over a few patients."""
+    model = GRUClassifier(FEATURES, hidden=32)
+    clipper = clipper_of(model, 1.0, views, steps)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        return kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+
+    inputs = torch.zeros(4 * views, steps, FEATURES, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = clipper.model(inputs)
+    assert outputs.requires_grad
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    states = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 4
+    gradients = 4 * views * sum(p.numel() for p in model.parameters())
+    taken = clipper.patients_per_chunk * (states + gradients)
+    assert CHUNK_BYTES / 4 < taken <= CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

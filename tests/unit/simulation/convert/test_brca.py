@@ -82,7 +82,7 @@ def test_every_patient_of_the_benchmark_is_in_one_region(
     for number, region in enumerate(REGIONS):
         found = list(rows(tmp_path / "out" / region))
         assert [row["patient_id"] for row in found] == [f"p{2 * number}", f"p{2 * number + 1}"]
-        assert [row["vital_status"] for row in found] == ["alive", "dead"]
+        assert [row["death"] for row in found] == ["no", "yes"]
         assert [row["days"] for row in found] == [str(200 * number), str(200 * number + 100)]
         assert {row["race"] for row in found} == {"white"}
         assert {row["tumor_stage"] for row in found} == {"other"}
