@@ -111,11 +111,16 @@ def _costs(
     privacy = protocol.privacy
     if privacy.mechanism == "none":
         return ["No epsilon bounds what is learnt about a patient: there is no noise."]
+    validation = (
+        f"Validation patients: epsilon {min(privacy.validation_epsilon, policy.max_epsilon):g} at "
+        f"delta {privacy.delta:g}, noise multiplier {noise['validation']:.4g}."
+        if protocol.evaluations
+        else "Validation patients: nothing, since nothing of them is released."
+    )
     return [
         f"Training patients: epsilon {min(privacy.epsilon, policy.max_epsilon):g} at delta "
         f"{privacy.delta:g}, noise multiplier {noise['training']:.4g}.",
-        f"Validation patients: epsilon {min(privacy.validation_epsilon, policy.max_epsilon):g} at "
-        f"delta {privacy.delta:g}, noise multiplier {noise['validation']:.4g}.",
+        validation,
         f"Unit: the patient, with all data, added or removed, over all rounds. Together with all "
         f"other studies on these patients never more than {policy.max_epsilon:g} on either account, "
         f"for their life (max-epsilon): after that the vault refuses.",

@@ -57,18 +57,25 @@ class Estimate:
     interval: Interval
 
 
-def bin_edges(bins: int) -> Floats:
-    """(bins - 1,) rising scores between the bins; fixed and public, symmetric about 0.5."""
-    logit = np.sinh(np.linspace(-1, 1, bins + 1)[1:-1] * np.arcsinh(OUTERMOST))
-    edges: Floats = 1 / (1 + np.exp(-logit))
-    return edges
+def bin_edges(bins: int, unit: float = 1.0) -> Floats:
+    """(bins - 1,) rising scores between the bins; fixed and public, symmetric about 0.5.
+
+    Logits up to about `unit` are spaced evenly, beyond it ever more widely.
+    """
+    return spaced(np.linspace(-1, 1, bins + 1)[1:-1], unit)
 
 
-def score_histogram(scores: "Scores", bins: int) -> Floats:
+def spaced(place: Floats, unit: float) -> Floats:
+    """Scores at `place`, -1..1, of the spacing: -1 and 1 are where the outermost bins would end."""
+    scores: Floats = 1 / (1 + np.exp(-unit * np.sinh(place * np.arcsinh(OUTERMOST / unit))))
+    return scores
+
+
+def score_histogram(scores: "Scores", bins: int, unit: float = 1.0) -> Floats:
     """The summary that a hospital noises and releases: (2, bins), mass of patients per score bin.
 
-    Row 0 holds the negative, row 1 the positive images; a bin holds its lower edge. Private: noise
-    it first.
+    Row 0 holds the negative, row 1 the positive images; a bin holds its lower edge (`bin_edges`).
+    Private: noise it first.
 
     Sensitivity: an image adds 1 / (sqrt(2) m) to the row of its class, where m is the number of the
     patient's images of that class. So a patient adds a non-negative array whose rows have an L1
@@ -81,7 +88,7 @@ def score_histogram(scores: "Scores", bins: int) -> Floats:
     share one unit out over all images of a patient instead would leave the positives of LUNA16 with
     a mass of 25, where this gives them 71, at the same noise.
     """
-    column = np.searchsorted(bin_edges(bins), scores.score, side="right")
+    column = np.searchsorted(bin_edges(bins, unit), scores.score, side="right")
     _, ordinal = np.unique(scores.patient, return_inverse=True)
     group = 2 * ordinal + scores.label
     cells = np.bincount(

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from common.histogram import (
-    OUTERMOST,
     PATIENT,
     Estimate,
     Floats,
     Z,
     auroc_of_histogram,
     bin_edges,
+    spaced,
     steadied,
 )
 from common.temperature import Temperature, fitted, logit
@@ -105,8 +105,11 @@ def read(
     noise_std: float,
     prevalence: float,
     others: Sequence[ArrayLike] = (),
+    unit: float = 1.0,
 ) -> Reading | None:
     """What a (2, bins) histogram with noise `noise_std` per cell says; `others` as for `steadied`.
+
+    Its bins are spaced by `unit` (`common.histogram.bin_edges`).
 
     `prevalence`, between 0 and 1, is the share of positives at which calibration and temperature are
     stated; the temperature is that of this histogram alone. None when there are too few patients to
@@ -117,15 +120,14 @@ def read(
         return None
     negatives, positives = steadied(histogram, others)
     s = noise_std / PATIENT  # as the rows: in patients
+    centre = bin_centres(positives.size, unit)
     return Reading(
         auroc=auroc,
         roc=(_share_above(negatives), _share_above(positives)),
-        calibration=_calibration(negatives, positives, s, prevalence),
+        calibration=_calibration(negatives, positives, s, prevalence, unit),
         accuracy=_accuracy(negatives, positives, s),
-        operating_point=_operating_point(negatives, positives, s),
-        temperature=fitted(
-            *steadied(histogram, ()), logit(bin_centres(positives.size)), s, prevalence
-        ),
+        operating_point=_operating_point(negatives, positives, s, unit),
+        temperature=fitted(*steadied(histogram, ()), logit(centre), s, prevalence),
     )
 
 
@@ -164,13 +166,15 @@ def _accuracy(negatives: Floats, positives: Floats, s: float) -> Estimate:
     return _share(right, cells, positives.size, s)
 
 
-def _operating_point(negatives: Floats, positives: Floats, s: float) -> OperatingPoint | None:
+def _operating_point(
+    negatives: Floats, positives: Floats, s: float, unit: float
+) -> OperatingPoint | None:
     false_positive, true_positive = _share_above(negatives), _share_above(positives)
     bins = positives.size
     for above in range(1, bins):  # number of bins at and above the threshold
         if true_positive[above] >= WANTED_SENSITIVITY:
             return OperatingPoint(
-                threshold=float(bin_edges(bins)[bins - 1 - above]),
+                threshold=float(bin_edges(bins, unit)[bins - 1 - above]),
                 sensitivity=_share(true_positive[above], positives, above, s),
                 specificity=_share(1 - false_positive[above], negatives, bins - above, s),
             )
@@ -191,15 +195,15 @@ def _share(share: float, cells: Floats, counted: int, s: float) -> Estimate:
     return Estimate(float(share), (float(min(within)), float(max(within))))
 
 
-def bin_centres(bins: int) -> Floats:
+def bin_centres(bins: int, unit: float = 1.0) -> Floats:
     """(bins,) score in the middle of each bin, in the spacing of `bin_edges`."""
-    middle = (np.arange(bins) + 0.5) / bins * 2 - 1
-    centres: Floats = 1 / (1 + np.exp(-np.sinh(middle * np.arcsinh(OUTERMOST))))
-    return centres
+    return spaced((np.arange(bins) + 0.5) / bins * 2 - 1, unit)
 
 
-def _calibration(negatives: Floats, positives: Floats, s: float, prevalence: float) -> Calibration:
-    centre = bin_centres(positives.size)
+def _calibration(
+    negatives: Floats, positives: Floats, s: float, prevalence: float, unit: float
+) -> Calibration:
+    centre = bin_centres(positives.size, unit)
     if_positive, if_negative = (1 - centre) ** 2, centre**2
     # What a positive and a negative patient weigh: all together 1, positives `prevalence` of it.
     a, b = prevalence / positives.sum(), (1 - prevalence) / negatives.sum()
@@ -222,7 +226,7 @@ def _calibration(negatives: Floats, positives: Floats, s: float, prevalence: flo
     beyond = np.sqrt(np.maximum(distance**2 - noise**2, 0)).sum()
     return Calibration(
         prevalence=prevalence,
-        bins=_reliability(negatives, positives, s, prevalence),
+        bins=_reliability(negatives, positives, s, prevalence, unit),
         brier=float(of_positives + of_negatives),
         brier_error=float(s * np.linalg.norm(moved)),
         expected_error=float(beyond) if distance.sum() > by_chance + 2 * spread else None,
@@ -240,7 +244,7 @@ def _variance(cells: Floats, s: float) -> Floats:
 
 
 def _reliability(
-    negatives: Floats, positives: Floats, s: float, prevalence: float
+    negatives: Floats, positives: Floats, s: float, prevalence: float, unit: float
 ) -> tuple[ReliabilityBin, ...]:
     """Observed share pi f1 / (pi f1 + (1 - pi) f0), f1 and f0 the parts of the classes in the bin.
 
@@ -250,7 +254,8 @@ def _reliability(
     """
     bins = positives.size
     a, b = prevalence / positives.sum(), (1 - prevalence) / negatives.sum()
-    edges, centre = np.concatenate([[0.0], bin_edges(bins), [1.0]]), bin_centres(bins)
+    edges = np.concatenate([[0.0], bin_edges(bins, unit), [1.0]])
+    centre = bin_centres(bins, unit)
     of_positives, of_negatives = _variance(positives, s), _variance(negatives, s)
     found = []
     for j, (n, p) in enumerate(zip(negatives, positives, strict=True)):

@@ -47,7 +47,8 @@ def _about(own: OwnStudy, hospital: str) -> Iterator[tuple[str, str]]:
         task = task_of(protocol)
         others = [name for name in protocol.hospital_names if name != hospital]
         yield "question", escape(task.purpose(protocol))
-        yield "taken for the truth", escape(task.words(protocol).outcome)
+        if facts.judged:
+            yield "taken for the truth", escape(task.words(protocol).outcome)
         yield (
             "model",
             f"{escape(protocol.model.name)}, of which {TRAINED[protocol.model.trainable]} is trained; "

@@ -49,13 +49,13 @@ def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> s
             "### Intended use\n\n"
             + items(
                 (
-                    f"Research on {words.use}, {task.purpose(protocol)}.",
+                    f"Research {task.purpose(protocol)}.",
                     "Research use, not a medical device. No diagnosis and no treatment may rest on it.",
                     "Out of scope: patients, hospitals and questions other than those of the study.",
                     *(f"Not for: {what}." for what in words.not_for),
                 )
             ),
-            "### Factors\n\n" + items((words.groups, f"Taken for the truth: {words.outcome}.")),
+            "### Factors\n\n" + items((words.groups, *_truth(protocol, words))),
             "### Metrics\n\n" + items(_metrics(protocol)),
             "### Evaluation data\n\n" + items(_evaluation_data(protocol)),
             "### Training data\n\n"
@@ -67,7 +67,7 @@ def _card(dossier: Dossier, protocol: StudyProtocol, quorum: Quorum | None) -> s
             "### Caveats and recommendations\n\n"
             + items(
                 (
-                    f"How well it does {words.elsewhere} is not known from this study.",
+                    f"How well it holds {words.elsewhere} is not known from this study.",
                     "The noise that protects patients also costs accuracy.",
                     "Section 7 says what no guarantee covers.",
                 )
@@ -110,6 +110,12 @@ def _details(protocol: StudyProtocol, words: Words) -> list[tuple[str, object]]:
         ("date and version of the final model", f"{UNKNOWN}; the coordinator's report has them"),
         ("licence", UNKNOWN),
     ]
+
+
+def _truth(protocol: StudyProtocol, words: Words) -> list[str]:
+    if task_of(protocol).judge is None:
+        return []
+    return [f"Taken for the truth: {words.outcome}."]
 
 
 def _metrics(protocol: StudyProtocol) -> list[str]:
@@ -207,10 +213,12 @@ def _privacy(dossier: Dossier, protocol: StudyProtocol) -> list[str]:
     said = [f"{data} of patients were used without leaving their hospitals."]
     if privacy.mechanism == "none":
         return [*said, "NO differential privacy: treat the model as patient data."]
+    validation = ""
+    if protocol.evaluations:
+        validation = f" and {privacy.validation_epsilon:g} (validation patients)"
     said.append(
-        f"Agreed for each hospital: epsilon {privacy.epsilon:g} (training patients) and "
-        f"{privacy.validation_epsilon:g} (validation patients) at delta {privacy.delta:g}, the patient as "
-        f"the unit."
+        f"Agreed for each hospital: epsilon {privacy.epsilon:g} (training patients)"
+        f"{validation} at delta {privacy.delta:g}, the patient as the unit."
     )
     if study is not None and study.private:
         void = ", VOID since the noise came from a known seed" * study.seeded

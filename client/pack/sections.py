@@ -143,9 +143,9 @@ def _standing(study: ApprovedStudy) -> tuple[tuple[str, str], list[tuple[str, st
 def worst_case(protocol: StudyProtocol) -> tuple[float, float]:
     """(epsilon, delta) of a patient who is at every hospital of the roster: the sums (THREATS.md T24)."""
     privacy, hospitals = protocol.privacy, len(protocol.hospitals)
-    epsilon = max(
-        privacy.epsilon, privacy.validation_epsilon
-    )  # here in one account, there in the other
+    epsilon = privacy.epsilon
+    if protocol.evaluations:  # here in one account, there in the other
+        epsilon = max(epsilon, privacy.validation_epsilon)
     return hospitals * epsilon, hospitals * privacy.delta
 
 

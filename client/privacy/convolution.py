@@ -92,8 +92,8 @@ def conv2d(layer: nn.Module, inputs: Tensor, record: Record) -> Tensor:
             b = torch.bmm(flat.transpose(1, 2), flat)
             record.add_gram(weight, a, b, (x, g), convolution.weight_gradient)
             return
-        rows = ROWS[x.device.type](x, g, convolution, views)
-        record.gradients.append(Rows(weight, rows))
+        rows_of = ROWS.get(x.device.type, grouped_rows)
+        record.gradients.append(Rows(weight, rows_of(x, g, convolution, views)))
 
     return at_backward(output, take)
 
@@ -150,7 +150,7 @@ def unfolded_rows(x: Tensor, g: Tensor, convolution: Convolution, views: int) ->
             apart = convolution.dilation[axis]
             span = apart * (kernel[axis] - 1) + 1
             windows = windows.unfold(2 + axis, span, convolution.stride[axis])[..., ::apart]
-        split = windows.unflatten(0, (-1, views)).unflatten(2, (groups, depth))
+        split = windows.view(-1, views, groups, depth, *windows.shape[2:])
         theirs = by_patient(g[here], views, groups)
         own = split.permute(0, 2, 3, 6, 7, 1, 4, 5).reshape(len(theirs), rows.shape[2], -1)
         part = rows[first * groups : (first + step) * groups]
@@ -158,8 +158,8 @@ def unfolded_rows(x: Tensor, g: Tensor, convolution: Convolution, views: int) ->
     return rows.view(patients, -1)
 
 
-ROWS = {"cpu": grouped_rows, "cuda": unfolded_rows}
-"""By the kind of device."""
+ROWS = {"cuda": unfolded_rows}
+"""By the kind of device; `grouped_rows` on every other."""
 
 
 def window_gram(

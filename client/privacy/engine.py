@@ -225,10 +225,10 @@ class NoisyStep(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         self._stream = stream
 
     def add_noise(self) -> None:
-        std = self.noise_multiplier * self.max_grad_norm
+        std, threads = self.noise_multiplier * self.max_grad_norm, torch.get_num_threads()
         for parameter in self.params:
             noise = torch.zeros_like(parameter)
             if std > 0:
-                values = torch.from_numpy(self._stream.normal(parameter.numel()) * std)
+                values = torch.from_numpy(self._stream.normal(parameter.numel(), threads) * std)
                 noise = values.to(parameter).view_as(parameter)
             parameter.grad = parameter.summed_grad + noise

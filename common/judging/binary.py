@@ -32,7 +32,23 @@ class TwoClassEvaluation(Evaluation):
 
 
 class Binary(Judge[Scores]):
-    """Row 0 of a histogram are the negatives, row 1 the positives (`score_histogram`)."""
+    """Row 0 of a histogram are the negatives, row 1 the positives (`score_histogram`).
+
+    `unit` is the logit up to which the bins are even. Images have 1: a trained CNN says much. A
+    logistic regression under privacy says little: on the heart example (269 validation patients,
+    standard deviation of the logit .39 after 6 rounds, .71 after 12, 1.85 without privacy) the AUROC
+    lost by ties and the error with noise 1 in a cell were
+
+        unit    after 6       after 12      without privacy
+        1       .032 / .047   .010 / .031   .006 / .024
+        1/4     .011 / .027   .006 / .028   .005 / .024
+        1/10    .015 / .036   .010 / .029   .008 / .020
+
+    and of a GRU whose logits lie about -1.8 .024 / .042 with 1 and .042 / .053 with 1/4.
+    """
+
+    def __init__(self, unit: float = 1.0) -> None:
+        self.unit = unit
 
     figure = "AUROC"
     key = "auroc"
@@ -82,7 +98,7 @@ class Binary(Judge[Scores]):
         return HISTOGRAM_BINS
 
     def histogram(self, protocol: StudyProtocol, scores: Scores) -> Floats:
-        return score_histogram(scores, self.bins(protocol))
+        return score_histogram(scores, self.bins(protocol), self.unit)
 
     def discrimination(self, scores: Scores) -> float | None:
         return auroc(scores)
@@ -104,7 +120,7 @@ class Binary(Judge[Scores]):
         noise_std: float,
         others: Sequence[ArrayLike] = (),
     ) -> Reading | None:
-        return read(histogram, noise_std, prevalence_of(protocol), others)
+        return read(histogram, noise_std, prevalence_of(protocol), others, self.unit)
 
 
 def prevalence_of(protocol: StudyProtocol) -> float:

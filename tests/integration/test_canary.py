@@ -70,7 +70,7 @@ def test_no_fault_lets_a_patients_name_out_of_a_table(task: str, further: list[R
     assert groups["libraries of tables"] >= 10
     assert groups["Parquet"] >= 16
     assert sum(groups[name] for name in ("files", "libraries", "errors", "words")) >= 55
-    assert all(row.sent > 2_000 for row in rows)
+    assert all(row.sent > 1_000 for row in rows)
 
 
 # Each of these is a way in which a vault or a relay could be written, and at some place would leak.

@@ -16,7 +16,7 @@ class Risk(Task[RiskStudy]):
     """Records of a patient -> the probability of the last class; one output, its logit or margin."""
 
     study = RiskStudy
-    judge = Binary()
+    judge = Binary(unit=0.25)
     view = "record"
     files = "records.csv or records.parquet"
 

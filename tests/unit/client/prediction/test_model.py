@@ -11,7 +11,9 @@ from client.prediction.model import load_model
 from common.errors import ModelError
 from common.model_card import MODEL_CARD
 from common.phantom import phantom_patches, to_grey8
+from common.tasks import USUAL
 from common.tasks.nodule_classification.study import ImageEvaluation, ImageModel
+from tests.tasks import TASKS
 from tests.unit.client.prediction.making_runs import PHANTOM_IMAGES, write_run
 
 
@@ -31,6 +33,16 @@ def test_a_folder_and_its_weights_file_are_the_same_model(run: Path) -> None:
 def test_no_card_no_model(run: Path) -> None:
     (run / MODEL_CARD).unlink()
     assert "ask the coordinator for model-card.json" in refusal(run)
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != USUAL])
+def test_a_model_of_another_task_is_refused_in_a_sentence(run: Path, task: str) -> None:
+    facts = json.loads((run / MODEL_CARD).read_text()) | {"task": task}
+    (run / MODEL_CARD).write_text(json.dumps(facts))
+    said = refusal(run)
+    assert f"found one of '{task}'" in said
+    assert "predict and export-onnx are for models that are shown images" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"study": "x"}', "[1, 2"])

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.privacy.randomness import RandomStream
+from client.privacy.randomness import PAIRS_AT_ONCE, RandomStream
 
 SEED = 20260101
 COUNT = 200_000
@@ -100,6 +100,20 @@ def test_noise_scale_is_accepted_and_a_wrong_one_rejected(sigma: float) -> None:
     assert scale_is(noise, sigma)
     assert not scale_is(noise, sigma * 2 / 3)
     assert not scale_is(noise, sigma * 3 / 2)
+
+
+@pytest.mark.parametrize("count", [1, 7, 2 * PAIRS_AT_ONCE + 1, 10 * PAIRS_AT_ONCE - 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_parts_and_threads_change_no_bit(count: int, threads: int) -> None:
+    """Seeded streams stay what they are: the whole of it by Box and Muller's formula at once."""
+    key = bytes(range(32))
+    u = RandomStream(key).uniform(count + count % 2).reshape(2, -1)
+    radius, angle = np.sqrt(-2.0 * np.log1p(-u[0])), 2.0 * np.pi * u[1]
+    whole = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    stream = RandomStream(key)
+    assert stream.normal(count, threads).tobytes() == whole.tobytes()
+    after = RandomStream(key).uniform(count + count % 2 + 3)[-3:]
+    assert stream.uniform(3).tolist() == after.tolist()  # and not a word more is used
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
