@@ -7,6 +7,8 @@ from client.approval import begin
 from client.egress_log import LOG, EgressLog
 from client.policy import SitePolicy
 from common.errors import UnapprovedPolicyError
+from common.tasks import model_names, releases
+from tests.tasks import TASKS, small
 
 LIMITS: dict[str, Any] = {
     "min-noise-multiplier": 0.0,
@@ -14,8 +16,8 @@ LIMITS: dict[str, Any] = {
     "max-steps": 100_000,
     "max-evaluations": 1000,
     "smallest-group": 1,
-    "models": ["compact-cnn", "resnet18", "resnet18-frozen-affine"],
-    "metrics": ["score-histogram"],
+    "models": [name for task in TASKS for name in model_names(small(task))],
+    "metrics": sorted({release for task in TASKS for release in releases(small(task))}),
 }
 
 

@@ -1,5 +1,10 @@
 """A small study of each task, on synthetic patients: what a test of all tasks runs through."""
 
+import tomllib
+from typing import Any
+
+import tomli_w
+
 from common.protocol import StudyProtocol, parse_protocol
 from common.tasks import names
 
@@ -69,3 +74,12 @@ def small(task: str, mechanism: str = "dp-sgd", rounds: int = 3, **cohorts: int)
         {_OWN[task]}
         """
     )
+
+
+def changed(protocol: StudyProtocol, **tables: dict[str, Any]) -> StudyProtocol:
+    """`protocol` with other values in its tables; names with "_" stand for those with "-"."""
+    document = tomllib.loads(protocol.to_toml())
+    for table, values in tables.items():
+        kebab = {name.replace("_", "-"): value for name, value in values.items()}
+        document[table] = {**document.get(table, {}), **kebab}
+    return parse_protocol(tomli_w.dumps(document))

@@ -1,6 +1,7 @@
 """A draw in chunks of whole patients that fit into memory."""
 
 import logging
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from common.errors import ResourceError
 log = logging.getLogger("intramural.chunks")
 
 FREE_MEMORY_SHARE = 0.8  # the rest is for what the allocator cannot use, and for other processes
-MAX_VIEWS_ON_GPU = 1024  # 64 channels of 112 x 112 stay below 2^31 numbers, and so does their index
+# 64 channels of half the height and width are 2^30 numbers: an index of 32 bits reaches all of them.
+MAX_PIXELS_ON_GPU = 2**26
+MAX_VIEWS_ON_GPU = (
+    2**14
+)  # whatever their size: what memory allows is measured with two patients only
 
 
 class Chunks:
@@ -89,4 +94,10 @@ def patients_in_free_memory(
     free, _ = torch.cuda.mem_get_info(device)
     # What PyTorch holds and does not use is free as well.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, min(int(FREE_MEMORY_SHARE * free / each), MAX_VIEWS_ON_GPU // shape.views))
+    return max(1, min(int(FREE_MEMORY_SHARE * free / each), most_patients(shape)))
+
+
+def most_patients(shape: PatientShape) -> int:
+    """How many patients a chunk on a GPU has at most, however much memory is free."""
+    views = min(MAX_VIEWS_ON_GPU, MAX_PIXELS_ON_GPU // prod(shape.view[1:]))
+    return max(1, views // shape.views)

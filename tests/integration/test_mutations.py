@@ -65,7 +65,7 @@ def noise_used_again_in_the_next_step(patch: Patch) -> None:
             place[0] = 0
             super().add_noise()
 
-    def normal(self: randomness.RandomStream, count: int) -> NDArray[np.float64]:
+    def normal(self: randomness.RandomStream, count: int, *_: int) -> NDArray[np.float64]:
         place[0] += 1
         return kept.setdefault((place[0], count), true(self, count))
 
@@ -77,12 +77,12 @@ def noise_used_again_in_the_next_step(patch: Patch) -> None:
 def noise_the_same_for_all_weights(patch: Patch) -> None:
     true = randomness.RandomStream.normal
     patch.setattr(
-        randomness.RandomStream, "normal", lambda self, count: np.full(count, true(self, 1)[0])
+        randomness.RandomStream, "normal", lambda self, count, *_: np.full(count, true(self, 1)[0])
     )
 
 
 def noise_uniform_instead_of_normal(patch: Patch) -> None:
-    def normal(self: randomness.RandomStream, count: int) -> NDArray[np.float64]:
+    def normal(self: randomness.RandomStream, count: int, *_: int) -> NDArray[np.float64]:
         return (self.uniform(count) - 0.5) * math.sqrt(12)
 
     patch.setattr(randomness.RandomStream, "normal", normal)

@@ -10,6 +10,7 @@ import pytest
 from lifelines import CoxPHFitter
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
@@ -97,6 +98,26 @@ def test_logistic_regression_is_scikit_learns(tmp_path: Path) -> None:
     np.testing.assert_allclose(weights["weight"], wanted.coef_, atol=TOLERANCE)
     np.testing.assert_allclose(weights["bias"], wanted.intercept_, atol=TOLERANCE)
     assert np.abs(wanted.coef_).max() > 0.5  # there was something to find
+
+
+def test_a_support_vector_machine_reaches_the_linear_programs_hinge_loss(tmp_path: Path) -> None:
+    """Where its minimum is flat, weights of many machines are as good: the loss is what is compared."""
+    more = 'ema = 0.9\n[records]\nclasses = ["no", "yes"]'
+    weights, cohorts = federated(study("risk", "linear-svm", 70, 3.0, more), tmp_path)
+    inputs, labels = pooled(cohorts)
+    rows, columns = inputs.shape
+    signed = (2 * labels - 1)[:, None] * np.hstack([inputs, np.ones((rows, 1))])
+    best = linprog(
+        np.concatenate([np.zeros(columns + 1), np.full(rows, 1 / rows)]),
+        A_ub=-np.hstack([signed, np.eye(rows)]),
+        b_ub=-np.ones(rows),
+        bounds=[(None, None)] * (columns + 1) + [(0, None)] * rows,
+    )
+    found = np.concatenate([weights["weight"][0], weights["bias"]])
+    loss = np.maximum(0, 1 - signed @ found).mean()
+    print(f"hinge loss {loss:.5f}, at best {best.fun:.5f}")
+    assert best.fun <= loss <= best.fun + 2 * TOLERANCE
+    assert best.fun < 0.8  # 1 where nothing is told apart
 
 
 def test_cox_is_lifelines_with_a_baseline_for_each_hospital(tmp_path: Path) -> None:

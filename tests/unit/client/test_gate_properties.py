@@ -22,30 +22,29 @@ from client.privacy.budget import ACCOUNTS, price
 from client.terms import terms_of
 from common.errors import PolicyError, ProtocolError
 from common.protocol import StudyProtocol, parse_protocol
+from common.tasks import USUAL, task_named
 from tests.hospital import LIMITS, policy_of
+from tests.tasks import TASKS, changed, small
 
 DELTA = 1e-5
 PROPERTY = settings(derandomize=False, print_blob=True, deadline=None, database=None)
 
 
-def study(epsilon: float, rate: float, steps: int, rounds: int, every: int = 1) -> StudyProtocol:
-    return parse_protocol(
-        f"""
-study = "small"
-rounds = {rounds}
-images = {{ classes = ["non-nodule", "nodule"], size = 16 }}
-model = {{ initial-model = "random" }}
-training = {{ steps-per-round = {steps}, learning-rate = 0.5, sampling-rate = {rate} }}
-evaluation = {{ every = {every} }}
-privacy = {{ epsilon = {epsilon}, validation-epsilon = {epsilon}, delta = {DELTA} }}
-participation = {{ quorum = 1 }}
-hospitals = [{{ name = "north", nominal-patients = 10 }}]
-"""
-    )
+def study(
+    epsilon: float, rate: float, steps: int, rounds: int, every: int = 1, task: str = USUAL
+) -> StudyProtocol:
+    """Where a task has one step for all patients and judges nothing, `rate`, `steps`, `every` say nothing."""
+    protocol = small(task, rounds=rounds, north=10)
+    privacy = {"epsilon": epsilon, "validation-epsilon": epsilon, "delta": DELTA}
+    if not protocol.evaluations:
+        return changed(protocol, privacy=privacy)
+    training = {"steps-per-round": steps, "sampling-rate": rate}
+    return changed(protocol, privacy=privacy, training=training, evaluation={"every": every})
 
 
 STUDIES = st.builds(
     study,
+    task=st.sampled_from(TASKS),
     epsilon=st.sampled_from([1.0, 3.0, 8.0]),
     rate=st.sampled_from([0.1, 0.5]),
     steps=st.sampled_from([2, 4]),
@@ -57,7 +56,7 @@ AROUND = st.sampled_from([0, 0, 0, 1, 1, -1])
 REQUESTS = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=8)
 EARLIER = Spend(4.0, 0.5, 4)  # of another study on the same patients
 
-reached: Counter[str] = Counter()
+reached: Counter[tuple[str, str]] = Counter()  # by task, how a request ended
 
 
 def request(
@@ -96,7 +95,7 @@ def within(state: Path, protocol: StudyProtocol, policy: SitePolicy) -> None:
     assert all(r.round <= protocol.rounds + ("training" not in r.spends) for r in reservations)
 
 
-@settings(PROPERTY, max_examples=30)
+@settings(PROPERTY, max_examples=60)
 @given(
     protocol=STUDIES,
     cap=st.sampled_from([0.5, 2.0, 8.0, 30.0]),
@@ -129,7 +128,7 @@ def over_the_grid(
             "min-noise-multiplier": floor,
             "max-rounds": max(1, protocol.rounds + around[0]),
             "max-steps": max(1, protocol.total_steps + around[1]),
-            "max-evaluations": protocol.evaluations + around[2],
+            "max-evaluations": max(0, protocol.evaluations + around[2]),
         }
         policy = policy_of(state, protocol.digest, max_epsilon=cap, limits=limits)
         Ledger.create(state)
@@ -145,8 +144,8 @@ def over_the_grid(
             except PolicyError as error:
                 ended = type(error).__name__
                 assert (state / "ledger.head").read_bytes() == before
-            reached[ended] += 1
-            event(ended)
+            reached[protocol.task, ended] += 1
+            event(f"{protocol.task}: {ended}")
         within(state, protocol, policy)
 
 
@@ -155,14 +154,16 @@ def test_nothing_that_a_coordinator_asks_goes_beyond_what_is_permitted() -> None
     reached.clear()
     over_the_grid()
     print(reached)
-    assert reached.keys() >= {"accepted", "BudgetError", "RoundError", "LimitError"}
+    ends = {task: {end for of, end in reached if of == task} for task in TASKS}
+    assert all("accepted" in found and len(found) > 1 for found in ends.values())
+    assert ends[USUAL] >= {"accepted", "BudgetError", "RoundError", "LimitError"}
 
 
 # --- keys
 
 
 POLICY = tomllib.loads(policy_of(Path("/state"), "a" * 64).to_toml())
-PROTOCOL = tomllib.loads(study(8.0, 0.5, 2, 2).to_toml())
+PROTOCOLS = {task: tomllib.loads(small(task).to_toml()) for task in TASKS}
 VALUES = st.sampled_from([1, 0.5, True, "a", [], {}, ["a"], {"a": 1}])
 
 
@@ -187,7 +188,7 @@ def with_key(document: dict[str, Any], path: tuple[Any, ...], name: str, value: 
 
 def known() -> set[str]:
     """All keys of either document, in any table: what is no good as a name that nobody knows."""
-    models: list[Any] = [SitePolicy, StudyProtocol]
+    models: list[Any] = [SitePolicy, *(task_named(task).study for task in TASKS)]
     names = set()
     for model in models:  # grows while it is read
         for field in model.model_fields.values():
@@ -219,15 +220,18 @@ def test_an_unknown_key_never_passes_a_policy(
             load_policy(site)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @settings(PROPERTY, max_examples=60)
-@given(path=st.sampled_from(tables(PROTOCOL)), name=NAMES, value=VALUES)
+@given(data=st.data(), name=NAMES, value=VALUES)
 def test_an_unknown_key_never_passes_a_protocol(
-    path: tuple[Any, ...], name: str, value: object
+    task: str, data: st.DataObject, name: str, value: object
 ) -> None:
+    protocol = PROTOCOLS[task]
+    path = data.draw(st.sampled_from(tables(protocol)))
     assume(name not in KNOWN and name.replace("_", "-") not in KNOWN)
-    parse_protocol(tomli_w.dumps(PROTOCOL))
+    parse_protocol(tomli_w.dumps(protocol))
     with pytest.raises(ProtocolError, match="unknown key"):
-        parse_protocol(with_key(PROTOCOL, path, name, value))
+        parse_protocol(with_key(protocol, path, name, value))
 
 
 @pytest.mark.parametrize("key", ["max-rounds", "min-noise-multiplier", "smallest-group"])

@@ -451,7 +451,7 @@ def test_a_cell_stays_a_cell() -> None:
 
 
 # Three digits, so that no count is, by chance, a number of the study.
-PATIENTS, NOMINAL = 434, 250
+PATIENTS, NOMINAL = 320, 250
 
 
 def shared_out(study: StudyProtocol, folder: Path) -> tuple[Path, set[int]]:

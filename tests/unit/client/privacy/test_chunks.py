@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from client.privacy.book_keeping import BookKeepingClipper
-from client.privacy.chunks import Chunks
+from client.privacy.chunks import Chunks, most_patients
 from client.privacy.engine import PatientShape
 from common.errors import ResourceError
 from common.models import build_model
@@ -99,3 +99,20 @@ def test_an_empty_draw_asks_nothing_of_the_engine() -> None:
 def test_chunks_on_the_cpu_fit_the_cache(shape: PatientShape, views: int) -> None:
     clipper = BookKeepingClipper(model(), CROSS_ENTROPY, 1.0, shape)
     assert Chunks(clipper, shape, CPU, None).patients * shape.views == views
+
+
+@pytest.mark.parametrize(
+    ("shape", "patients"),
+    [
+        (image_shape(1, 1, 32), 16_384),
+        (image_shape(4, 1, 32), 4_096),
+        (image_shape(4, 3, 224), 334),
+        (image_shape(4, 1, 512), 64),
+        (image_shape(1, 1, 16_384), 1),
+    ],
+)
+def test_indices_on_a_gpu_stay_within_32_bits(shape: PatientShape, patients: int) -> None:
+    """16 numbers a pixel is the most that one layer of the networks here has."""
+    assert most_patients(shape) == patients
+    pixels = shape.view[1] * shape.view[2] * shape.views * patients
+    assert pixels * 16 < 2**31 or patients == 1
