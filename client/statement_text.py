@@ -86,8 +86,8 @@ NOT_PROTECTED = (
     "Anybody with root at the hospital, who can read the patients' data themselves.",
     "Attacks on floating-point arithmetic (Mironov 2012): noise is drawn in double precision and "
     "added in the precision of the weights.",
-    "Facts about patients in general. That nodules of a certain look are malignant may be learnt; "
-    "the promise is about taking part, not about medical knowledge.",
+    "Facts about patients in general. That nodules of a certain look are malignant, or who is at risk, may "
+    "be learnt; the promise is about taking part, not about medical knowledge.",
     "A round that a crash interrupted is counted as spent although nothing of it left: the epsilon "
     "stated is then above the true one, never below.",
     "A ledger that was restored together with its whole state folder. The hospital cannot see it; "

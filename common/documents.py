@@ -26,6 +26,15 @@ _LONG_KEY = re.compile(
 
 # Names become folder names, table rows and log words, so they stay plain.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+# What a line of a screen cannot show as it is: a terminal's commands, line ends, and marks that turn the
+# direction of writing, by which an approved text would look like another one.
+UNSHOWABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+# A column, category or class as a hospital's file writes it: one line, no blank at either end.
+Title = Annotated[
+    str, Field(pattern=rf"^[^\s{UNSHOWABLE}]([^{UNSHOWABLE}]{{0,98}}[^\s{UNSHOWABLE}])?$")
+]
+_UNSHOWABLE = re.compile(f"[{UNSHOWABLE}]")
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Bounded: Python prints no integer of thousands of digits, and a float holds none beyond 1e308.
@@ -88,9 +97,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def shown(value: object, form: Callable[[object], str] = str) -> str:
-    """`value` in a sentence: on one line and not endless, whatever was sent."""
+    """`value` in a sentence: on one line, not endless, no command to a terminal, whatever was sent."""
     try:
-        text = " ".join(form(value).split())
+        text = _UNSHOWABLE.sub("\ufffd", " ".join(form(value).split()))
     except ValueError:  # Python does not print integers of thousands of digits
         return "a huge number"
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from common import tasks
 from common.documents import (
+    UNSHOWABLE,
     Document,
     Name,
     NonNegativeFloat,
@@ -60,9 +61,9 @@ class Model(Section):
     """
 
     name: str
-    initial_model: Annotated[str, Field(pattern=r"^(random|.+\.safetensors)$", max_length=400)] = (
-        "random"
-    )
+    initial_model: Annotated[
+        str, Field(pattern=rf"^(random|[^{UNSHOWABLE}]+\.safetensors)$", max_length=400)
+    ] = "random"
     trainable: Trainable = "all"
 
 

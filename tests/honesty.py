@@ -7,6 +7,7 @@ can be broken, and judge by what comes out.
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,26 @@ from scipy import stats
 from torch import Tensor, nn
 
 from client import evidence, training
-from client.data import ImagePatients
+from client.data import ImagePatients, Patients
+from client.data.record_patients import RecordPatients
 from client.ledger import Spend
-from client.policy import SitePolicy
+from client.policy import Engine, SitePolicy
 from client.privacy import accounting, budget, engine, randomness
 from common.histogram import score_histogram
 from common.judging.binary import HISTOGRAM_BINS
 from common.metrics import Scores
 from common.model_spec import model_of
 from common.protocol import StudyProtocol, parse_protocol
+from common.tasks import USUAL, judge_of, task_of
 from tests.golden import exact_epsilon
 from tests.hospital import LIMITS
+from tests.tasks import changed, small
 
 SEED = 20260104
 LEVEL = 1e-6  # of the chi-square tests: how often a true engine would be called wrong
 DELTA = 1e-5
 
-CLIP, RATE, NOMINAL, NOISE = 0.4, 0.5, 100, 1.5
+RATE, NOMINAL, NOISE = 0.5, 100, 1.5
 
 STUDY = """
 study = "honesty"
@@ -49,8 +53,41 @@ hospitals = [{{ name = "north", nominal-patients = 100 }}]
 """
 
 
-def study(rate: float = RATE, rounds: int = 3) -> StudyProtocol:
-    return parse_protocol(STUDY.format(rate=rate, rounds=rounds))
+# The other tasks with a model of a thousand weights, so that one step says how large the noise is.
+LARGE: dict[str, dict[str, Any]] = {
+    "risk": {"model": {"name": "mlp", "hidden": 200}},
+    "survival": {"model": {"name": "discrete-time", "hidden": 150}},
+    "sequence": {"model": {"hidden": 24}},
+    "summary": {
+        "records": {
+            "columns": [{"name": f"x{n}", "kind": "number", "range": [0, 1]} for n in range(1_000)]
+        },
+        "privacy": {"max-grad-norm": 63.3},
+    },
+}
+# Models of the other tasks for one step that is exact, by the engines that clip them.
+SMALL: dict[str, list[dict[str, Any]]] = {
+    "risk": [{"name": "logistic-regression"}, {"name": "linear-svm"}, LARGE["risk"]["model"]],
+    "summary": [{"name": "mean"}],  # no gradient of a quantile is ever clipped
+    "survival": [
+        {"name": "proportional-hazards"},
+        {"name": "discrete-time"},
+        LARGE["survival"]["model"],
+    ],
+}
+
+
+def study(rate: float = RATE, rounds: int = 3, task: str = USUAL, **tables: Any) -> StudyProtocol:
+    """Two views a patient where the task has several; where all take part in every step, `rate` is 1."""
+    if task == USUAL:
+        return parse_protocol(STUDY.format(rate=rate, rounds=rounds))
+    usual = small(task, rounds=rounds, north=NOMINAL)
+    training: dict[str, Any] = {} if task == "survival" else {"views-per-patient": 2}
+    if usual.training.sampling_rate < 1:
+        training |= {"learning-rate": 1.0, "steps-per-round": 1, "sampling-rate": rate}
+    own = LARGE[task] | tables
+    privacy = {"max-grad-norm": 0.4} | own.get("privacy", {})
+    return changed(usual, **{**own, "privacy": privacy, "training": training})
 
 
 def variance_is(values: NDArray[np.float64], sigma: float) -> bool:
@@ -68,9 +105,21 @@ def accepts_only(values: NDArray[np.float64], sigma: float) -> None:
     assert not variance_is(values, sigma * 3 / 2)
 
 
-def equal_patients(count: int) -> ImagePatients:
-    """`count` patients with the same two images, so loud that every gradient is clipped."""
+def equal_patients(count: int, task: str = USUAL) -> Patients:
+    """`count` patients with the same two views, or one, so loud that every gradient is clipped."""
     generator = np.random.default_rng(1)
+    if task != USUAL:
+        protocol = study(task=task)
+        views, kind = protocol.training.views_per_patient, task_of(protocol)
+        values = 5 * generator.standard_normal((views, *kind.view_shape(protocol)))
+        labels = kind.some_labels(protocol, 8)[-views:].numpy()
+        if labels.shape == values.shape:  # a record that is its own label
+            labels = values.astype(np.float32)
+        return RecordPatients(
+            values=np.concatenate([values.astype(np.float32)] * count),
+            labels=np.concatenate([labels] * count),
+            offsets=np.arange(0, views * count + 1, views),
+        )
     pixels = generator.integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
     return ImagePatients(
         pixels=np.concatenate([pixels] * count),
@@ -82,33 +131,46 @@ def equal_patients(count: int) -> ImagePatients:
 
 
 def released(
-    patients: ImagePatients, noise: float, steps: int = 1, rate: float = RATE, stream: str = ""
+    patients: Patients,
+    noise: float,
+    protocol: StudyProtocol,
+    steps: int = 1,
+    stream: str = "",
+    engine: Engine = "book-keeping",
 ) -> NDArray[np.float64]:
     """What `steps` steps of training add to the weights, times the public denominator."""
-    protocol = study(rate)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = model_of(protocol)
-    before = _flat(model)
+    before, rate = _flat(model), protocol.training.sampling_rate
     spend = Spend(noise, rate, steps)
     random = randomness.RandomStream.for_tests(SEED, stream)
-    training.train(model, patients, protocol, NOMINAL, spend, random)
+    computed = training.Execution(engine=engine)
+    training.train(model, patients, protocol, NOMINAL, spend, random, computed)
     change: NDArray[np.float64] = (_flat(model) - before).numpy() * rate * NOMINAL
     return change
+
+
+def clip_of(protocol: StudyProtocol) -> float:
+    return protocol.privacy.max_grad_norm
 
 
 def _flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().double() for p in model.parameters()])
 
 
-def noise_has_the_size_that_is_accounted() -> None:
-    """One step on one patient: 60,000 weights whose noise is sigma x C; the patient is lost in it."""
-    accepts_only(released(equal_patients(1), NOISE), NOISE * CLIP)
+def noise_has_the_size_that_is_accounted(task: str = USUAL) -> None:
+    """One step on one patient: all weights, whose noise is sigma x C; the patient is lost in it."""
+    protocol = study(task=task)
+    found = released(equal_patients(1, task), NOISE, protocol)
+    accepts_only(found, NOISE * clip_of(protocol))
 
 
-def every_step_has_noise_of_its_own() -> None:
+def every_step_has_noise_of_its_own(task: str = USUAL) -> None:
     """Four steps add their variances: noise that is used again would add up to four times as much."""
-    accepts_only(released(equal_patients(1), NOISE, steps=4), 2 * NOISE * CLIP)
+    protocol = study(task=task)
+    found = released(equal_patients(1, task), NOISE, protocol, steps=4)
+    accepts_only(found, 2 * NOISE * clip_of(protocol))
 
 
 def noise_is_normal_and_independent() -> None:
@@ -140,42 +202,80 @@ def noise_is_normal_and_independent() -> None:
         assert stats.pearsonr(noise[row][1:], noise[row][:-1]).pvalue > 1e-5
 
 
-def one_patient_moves_the_sum_by_the_clip_norm() -> None:
+def one_patient_moves_the_sum_by_the_clip_norm(
+    task: str = USUAL, engine: Engine = "book-keeping", **tables: Any
+) -> None:
     """Whatever the patient, and this one wants more."""
-    norm = float(np.linalg.norm(released(equal_patients(1), 0.0, rate=1.0)))
-    assert 0.999 * CLIP <= norm <= CLIP * (1 + 1e-5)
+    protocol = study(rate=1.0, task=task, **tables)
+    norm = float(np.linalg.norm(released(equal_patients(1, task), 0.0, protocol, engine=engine)))
+    assert 0.999 * clip_of(protocol) <= norm <= clip_of(protocol) * (1 + 1e-5)
 
 
-def rate_and_denominator_are_public() -> None:
+def rate_and_denominator_are_public(task: str = USUAL) -> None:
     """Three times as many patients as are public are drawn three times as often, and count as much.
 
     The released sum in units of C is the number of drawn patients, since they are all equal.
     """
-    cohort = 3 * NOMINAL
+    protocol, cohort = study(task=task), 3 * NOMINAL
+    rate = protocol.training.sampling_rate
     print(f"seed {SEED}")
-    drawn = float(np.linalg.norm(released(equal_patients(cohort), 0.0))) / CLIP
-    assert abs(drawn - RATE * cohort) < 5 * math.sqrt(cohort * RATE * (1 - RATE))
+    change = released(equal_patients(cohort, task), 0.0, protocol)
+    drawn = float(np.linalg.norm(change)) / clip_of(protocol)
+    rounding = 1e-4 * cohort
+    assert abs(drawn - rate * cohort) < 5 * math.sqrt(cohort * rate * (1 - rate)) + rounding
 
 
-class _WithABrokenPatient(ImagePatients):
-    """The last patient's images are not finite, as after a fault in a file or in a crafted model."""
+def with_a_broken_patient(whole: Patients) -> Patients:
+    """The last patient's views are not finite, as after a fault in a file or in a crafted model.
 
-    __slots__ = ()
+    Nor are his labels, where they are measured.
+    """
+    kind: Any = type(whole)
 
-    def views(self, indices: NDArray[np.int64]) -> Tensor:
-        images = ImagePatients.views(self, indices)
-        images[torch.from_numpy(indices >= self.of(len(self) - 1).start)] = math.nan
-        return images
+    class Broken(kind):  # type: ignore[misc]
+        __slots__ = ()
+
+        def views(self, indices: NDArray[np.int64]) -> Tensor:
+            views: Tensor = kind.views(self, indices)
+            views[torch.from_numpy(indices >= self.of(len(self) - 1).start)] = math.nan
+            return views
+
+    columns = {column.name: getattr(whole, column.name) for column in fields(kind)}
+    if np.issubdtype(whole.labels.dtype, np.floating):
+        columns["labels"] = whole.labels.copy()
+        columns["labels"][whole.of(len(whole) - 1)] = math.nan
+    broken: Patients = Broken(**columns)
+    return broken
 
 
-def a_broken_patient_contributes_nothing() -> None:
-    whole = equal_patients(3)
-    columns = {
-        name: getattr(whole, name) for name in ("pixels", "labels", "offsets", "mean", "std")
-    }
-    found = released(_WithABrokenPatient(**columns), 0.0, rate=1.0)
+def a_broken_patient_contributes_nothing(task: str = USUAL) -> None:
+    protocol = study(rate=1.0, task=task)
+    found = released(with_a_broken_patient(equal_patients(3, task)), 0.0, protocol)
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, released(equal_patients(2), 0.0, rate=1.0), atol=1e-5)
+    whole = released(equal_patients(2, task), 0.0, protocol)
+    np.testing.assert_allclose(found, whole, atol=1e-5 * max(1.0, clip_of(protocol)))
+
+
+def one_patient_moves_the_histogram_by_one_at_most(task: str = USUAL) -> None:
+    """However many views a patient has, under any model and with any labels."""
+    protocol, generator = study(task=task), np.random.default_rng(SEED)
+    judge, kind = judge_of(protocol), task_of(protocol)
+    most = protocol.training.views_per_patient
+    patient = np.repeat(np.arange(30), generator.integers(1, most + 1, 30))
+    views = torch.from_numpy(
+        generator.standard_normal((len(patient), *kind.view_shape(protocol))).astype(np.float32)
+    )
+    labels = generator.permutation(kind.some_labels(protocol, len(patient)).numpy())
+    with torch.no_grad():
+        said = kind.predict(protocol, model_of(protocol).eval(), views).double().numpy()
+
+    def histogram(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        scores = judge.scores(protocol, said[kept], labels[kept], patient[kept], {})
+        return judge.histogram(protocol, scores)
+
+    whole = histogram(patient >= 0)
+    moves = [np.linalg.norm(whole - histogram(patient != gone)) for gone in range(30)]
+    assert 0.5 < max(moves) <= 1 + 1e-9
 
 
 def noise_comes_from_the_operating_system() -> None:
@@ -239,18 +339,39 @@ def rounds_are_one_account() -> None:
     assert so_far == accounting.epsilon_of([Spend(8.0, 1.0, 100)], DELTA).value
 
 
-def a_study_costs_what_its_protocol_promises() -> None:
+def a_study_costs_what_its_protocol_promises(task: str = USUAL) -> None:
     """All that a study's requests spend, by the closed form; every step at q = 1."""
-    protocol = study(rate=1.0, rounds=5)
+    protocol = study(rate=1.0, rounds=5, task=task)
     noise = budget.protocol_noise(protocol)
     last = protocol.rounds + 1
     spends = [budget.spends_of(protocol, r, noise, training=r < last) for r in range(1, last + 1)]
     for account in budget.ACCOUNTS:
         spent = [s[account] for s in spends if account in s]
+        if account == "validation" and not protocol.evaluations:
+            assert spent == []
+            continue
         assert {s.sampling_rate for s in spent} == {1.0}
         squares = sum(s.steps / s.noise_multiplier**2 for s in spent)
         cost = exact_epsilon.gaussian(1 / math.sqrt(squares), 1, DELTA)
         assert 0.99 * 8.0 <= cost <= 8.0
+
+
+# What may differ from one task to the next: its model, its loss, its patients, its histogram.
+OF_A_TASK: tuple[Callable[[str], None], ...] = (
+    noise_has_the_size_that_is_accounted,
+    every_step_has_noise_of_its_own,
+    one_patient_moves_the_sum_by_the_clip_norm,
+    rate_and_denominator_are_public,
+    a_broken_patient_contributes_nothing,
+    one_patient_moves_the_histogram_by_one_at_most,
+    a_study_costs_what_its_protocol_promises,
+)
+
+
+def applies(detector: Callable[..., None], task: str) -> bool:
+    """Whether there is something to detect in such a study."""
+    judged = detector is not one_patient_moves_the_histogram_by_one_at_most
+    return judged or small(task).evaluations > 0
 
 
 DETECTORS: tuple[Callable[[], None], ...] = (
@@ -260,6 +381,7 @@ DETECTORS: tuple[Callable[[], None], ...] = (
     one_patient_moves_the_sum_by_the_clip_norm,
     rate_and_denominator_are_public,
     a_broken_patient_contributes_nothing,
+    one_patient_moves_the_histogram_by_one_at_most,
     noise_comes_from_the_operating_system,
     a_seed_needs_a_rehearsal,
     a_histogram_is_noised_before_it_leaves,

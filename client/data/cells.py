@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from client.data.split import canonical_patient_id
 from common.tabular.encoding import Flags, Floats, outside, settled
 from common.tabular.schema import Column, canonical
 
@@ -53,8 +54,9 @@ def values_of(cells: Sequence[str], column: Column, missing: Set[str], fault: Fa
 def _numbers(cells: Sequence[str], missing: Set[str]) -> Floats:
     """Finite numbers, NaN for what is missing."""
     as_numbers = {number for text in missing if math.isfinite(number := _number(text))}
-    # Numbers in every cell, as most columns are: a million rows in seconds.
-    if not as_numbers and not "".join(cells).strip(_NUMERIC):
+    # Numbers in every cell, as most columns are: a million rows in seconds. What is missing is none of
+    # them, or a cell such as 1e999 would be missing or faulty as other patients' cells decide.
+    if all(text.strip(_NUMERIC) for text in missing if text) and not "".join(cells).strip(_NUMERIC):
         with suppress(ValueError):
             if max(map(len, cells), default=0) <= _MOST_DIGITS:
                 return np.array(list(map(float, cells)), np.float64)
@@ -95,7 +97,7 @@ def _places_of(categories: Sequence[str]) -> dict[str, int]:
 
 def patient_of(cell: str) -> str | None:
     """The patient id in a cell, canonical; None where it names nobody, or many alike."""
-    text = canonical(cell)
+    text = canonical_patient_id(cell)
     # A formula or its error (#REF!) is what a spreadsheet writes for many patients alike.
     if text.casefold() in _NO_ID or text[0] in "=#" or _ROUNDED.fullmatch(text):
         return None

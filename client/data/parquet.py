@@ -126,4 +126,7 @@ def _as_text(cells: Any) -> list[str]:
     if types.is_float16(cells.type):  # Arrow has no text of it
         cells = cells.cast(pa.float32())
     texts: list[str] = cells.cast(pa.string()).fill_null("").to_pylist()
+    if types.is_floating(cells.type):
+        # A patient 123456789012.0 is the one whom a CSV, or a folder of images, calls 123456789012.
+        return [f"{float(text):.0f}" if "e+" in text else text for text in texts]
     return texts

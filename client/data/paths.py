@@ -19,7 +19,9 @@ def existing_folder(folder: Path) -> Path:
             f"expected a folder with patients' data at {str(folder)!r}, found none that can be opened "
             f"({_reason(error)}); give the folder of one hospital"
         ) from error
-    raise DataError(f"expected a folder with patients' data, found the file {str(folder)!r}; give a folder")
+    raise DataError(
+        f"expected a folder with patients' data, found the file {str(folder)!r}; give a folder"
+    )
 
 
 def subfolders(folder: Path) -> list[Path]:

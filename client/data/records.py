@@ -4,6 +4,7 @@ A row with a cell that cannot be used is set aside and named by its number and c
 says; the others are used. Patient ids serve to group and to split and are gone when the cohort is made.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,10 @@ class _Reading:
         self._records, self._columns, self._one_row_each = records, columns, one_row_each
         self._missing = {"", *map(canonical, records.missing_values)}
         self._ordinals: dict[str, int] = {}  # of patient ids, in the order of their first rows
-        self._first: list[tuple[int, bool]] = []  # of each patient: that row, and which side
+        self._validation: list[bool] = []  # of each patient
+        self._said: dict[
+            str, tuple[int, bool]
+        ] = {}  # by patient id: the first row that says a side
         self._read: list[tuple[npt.NDArray[np.float32], Floats, list[int], list[int]]] = []
         self._count = 0
         self._set_aside: list[SetAside] = []
@@ -112,8 +116,10 @@ class _Reading:
         for at, patient_id in enumerate(map(patient_of, part.columns[0])):
             if patient_id is None:
                 fault(at, f"column '{self._records.patient_id}' names no patient")
-            elif at not in wrong:
-                patient = self._patient(file, patient_id, part.rows[at], values[at, -1])
+                continue
+            validation = self._side(file, patient_id, part.rows[at], values[at, -1])
+            if at not in wrong:
+                patient = self._patient(patient_id, validation)
                 if patient is None:
                     fault(at, "its patient has an earlier row, and the study takes one of each")
                 else:
@@ -133,39 +139,48 @@ class _Reading:
                 f"table, or ask the coordinator for fewer columns"
             )
 
-    def _patient(self, file: str, patient_id: str, row: int, last: float) -> int | None:
-        """The patient's ordinal; None when it has had its one row. `last` is its side where one is said."""
-        if self._records.split is None:
-            validation = is_validation_patient(patient_id, self._records.validation_fraction)
-        else:
-            validation = last == SIDES.index("validation")
-        patient = self._ordinals.setdefault(patient_id, len(self._first))
-        if patient == len(self._first):
-            self._first.append((row, validation))
+    def _patient(self, patient_id: str, validation: bool) -> int | None:
+        """The patient's ordinal; None when it has had its one row."""
+        patient = self._ordinals.setdefault(patient_id, len(self._validation))
+        if patient == len(self._validation):
+            self._validation.append(validation)
             return patient
-        first, side = self._first[patient]
+        return None if self._one_row_each else patient
+
+    def _side(self, file: str, patient_id: str, row: int, last: float) -> bool:
+        """Whether the row's patient is for validation. `last` is what the row says, NaN for nothing.
+
+        A row that is not used counts as well: in a study of other columns it may be the one that is,
+        and its patient would change sides.
+        """
+        if self._records.split is None:
+            return is_validation_patient(patient_id, self._records.validation_fraction)
+        validation = last == SIDES.index("validation")
+        if math.isnan(last):
+            return validation
+        first, side = self._said.setdefault(patient_id, (row, validation))
         if side != validation:
             raise DataError(
                 f"{file} row {row}: expected all rows of a patient on one side, found this patient on the "
                 f"other side in row {first}; correct column '{self._records.split}'"
             )
-        return None if self._one_row_each else patient
+        return validation
 
     def whole(self, table: Table, labels: int) -> ReadRecords:
-        if not self._first:
+        if not self._validation:
             apart = self._set_aside
             why = f", the first because {apart[0].reason}" if apart else ""
             raise DataError(
                 f"{table.file}: expected a row that can be used, found none ({len(apart)} are set aside"
                 f"{why}); correct them, or ask the coordinator what the columns mean"
             )
-        if all(validation for _, validation in self._first):
+        if all(self._validation):
             raise DataError(
-                f"{table.file}: expected at least one training patient, found all {len(self._first)} on the "
+                f"{table.file}: expected at least one training patient, found all {len(self._validation)} on the "
                 f"validation side; add patients"
             )
         # By id, so that the order of the rows in the file decides nothing about the order of patients.
-        rank = np.empty(len(self._first), np.int64)
+        rank = np.empty(len(self._validation), np.int64)
         rank[[self._ordinals[one] for one in sorted(self._ordinals)]] = np.arange(len(rank))
         values, named, patients, rows = zip(*self._read, strict=True)
         patient = np.concatenate([np.array(some, np.int64) for some in patients])
@@ -173,7 +188,7 @@ class _Reading:
             values=np.concatenate(values),
             labels=np.concatenate(named)[:, :labels],
             patient=rank[patient],
-            validation=np.array([side for _, side in self._first])[patient],
+            validation=np.array(self._validation)[patient],
             rows=np.concatenate([np.array(some, np.int64) for some in rows]),
             unused=table.unused,
             set_aside=self._set_aside,

@@ -116,7 +116,7 @@ def _read_outcomes(folder: Path, sequences: Sequences, aside: list[SetAside]) ->
     side = Column(name=sequences.split or "split", kind="category", categories=SIDES)
     width = len(sequences.key_columns)
     listed: list[tuple[Key, _Stay]] = []
-    sides: dict[str, _Stay] = {}
+    sides: dict[str, tuple[str, bool]] = {}  # of a patient, as the first row says
     wanted = [canonical(name) for name in sequences.outcome_columns]
     with open_table(folder, wanted, _untold, OUTCOMES) as table:
         for part in table.parts:
@@ -127,20 +127,21 @@ def _read_outcomes(folder: Path, sequences: Sequences, aside: list[SetAside]) ->
             if sequences.split is not None:
                 late = values_of(part.columns[width + 1], side, {""}, wrong.in_part(part))
             for key, row, label, on in zip(keys, part.rows, labels, late, strict=True):
-                if key is None or row in wrong.rows:
+                if key is None or np.isnan(on):
                     continue
-                validation = bool(on)
+                where, validation = f"{table.file} row {row}", bool(on)
                 if sequences.split is None:
                     validation = is_validation_patient(key[0], sequences.validation_fraction)
-                stay = _Stay(f"{table.file} row {row}", int(label), validation)
-                first = sides.setdefault(key[0], stay)
-                if first.validation != validation:
+                # A row that is not used counts too: in a study of other outcomes it may be the one that is.
+                first, side = sides.setdefault(key[0], (where, validation))
+                if side != validation:
                     raise DataError(
-                        f"{stay.where}: expected all stays of a patient on one side, found this "
-                        f"patient on the other side in {first.where}; correct column "
+                        f"{where}: expected all stays of a patient on one side, found this "
+                        f"patient on the other side in {first}; correct column "
                         f"'{sequences.split}'"
                     )
-                listed.append((key, stay))
+                if row not in wrong.rows:
+                    listed.append((key, _Stay(where, int(label), validation)))
             aside += wrong.named()
     times = Counter(key for key, _ in listed)
     # Which of several outcomes were the right one nobody can say.

@@ -1,19 +1,21 @@
 """Which side a patient is on: training or validation, from the patient id alone."""
 
 import hashlib
-import unicodedata
+
+from common.tabular.schema import canonical
 
 # Changing this text moves patients between the sides of every hospital. It must never change.
 _DOMAIN = b"intramural/patient-split/v1\x00"
 
 
 def canonical_patient_id(text: str) -> str:
-    """`text` without surrounding white space and in Unicode's composed form (NFC).
+    """`text` without surrounding white space, in Unicode's composed form (NFC), and 12.0 as 12.
 
     The same person typed with a trailing blank, or with an accent in two characters instead of
-    one, must not become two patients: the privacy guarantee would cover each half only.
+    one, must not become two patients: the privacy guarantee would cover each half only. Nor may one who
+    is 12 among the images and 12.0 in a table of records: whose side depends on the id, in all studies.
     """
-    return unicodedata.normalize("NFC", text.strip())
+    return canonical(text)
 
 
 def is_validation_patient(patient_id: str, validation_fraction: float) -> bool:

@@ -2,7 +2,7 @@
 
 Noise that can be predicted can be subtracted, and PyTorch's and NumPy's generators can be predicted
 from their output. Opacus' `secure_mode` needs torchcsprng, which is no longer maintained; a stream
-cipher from `cryptography` does the same at about 0.02 s per million values and core (PRIVACY.md
+cipher from `cryptography` does the same at about 0.03 s per million values and core (PRIVACY.md
 section 2).
 
 The explicit test mode derives the key from a seed instead, so that two runs can be compared
@@ -21,6 +21,7 @@ ZEROS = bytes(
     2**16
 )  # what the cipher turns into key stream, a piece at a time: fresh memory costs more
 PAIRS_AT_ONCE = 2**13  # of normals: their intermediate values stay in a core's cache
+PARTS_A_THREAD = 4  # with less to do a thread is not worth its start
 
 
 class RandomStream:
@@ -67,8 +68,8 @@ class RandomStream:
             np.multiply(radius, np.sin(angle), out=result[other])
 
         parts = range(0, pairs, PAIRS_AT_ONCE)
-        if min(threads, len(parts)) > 1:
-            with ThreadPoolExecutor(min(threads, len(parts))) as pool:
+        if (workers := min(threads, len(parts) // PARTS_A_THREAD)) > 1:
+            with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(transform, parts))
         else:
             for first in parts:

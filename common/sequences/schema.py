@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.documents import PositiveFloat
+from common.documents import PositiveFloat, Title
 from common.protocol import Section
-from common.tabular.schema import Finite, Title, Unit, canonical
+from common.tabular.schema import Finite, Unit, canonical
 
 VARIABLE, VALUE = "variable", "value"  # columns of series.csv
 MAX_CELLS = 10_000  # steps x variables: a stay is at most 120 kB in memory

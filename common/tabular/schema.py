@@ -12,15 +12,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.documents import UNSHOWABLE, Title
 from common.protocol import Section
 
 MAX_FEATURES = 4096
 MAX_TEXT = 1000  # characters that are compared as names, categories or ids
 MOST_HALF_WIDTHS = 1000.0  # how far from 0 a value of the public range may be encoded
 
-# A column, category or class as the file writes it: one line, no blank at either end.
-Title = Annotated[str, Field(pattern=r"^\S([^\x00-\x1f\x7f-\x9f]{0,98}\S)?$")]
-Unit = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{0,40}$")]
+Unit = Annotated[str, Field(pattern=rf"^[^{UNSHOWABLE}]{{0,40}}$")]
 # The bound keeps every encoded value and its square far from what float32 holds.
 Finite = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 

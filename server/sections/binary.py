@@ -4,13 +4,13 @@ For every task whose judge is `common.judging.binary`; the data table of its pro
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal
 
 from common.clinical.calibration_page import Words
 from common.clinical.page import headline
 from common.clinical.page import sections as clinical
 from common.histogram import Estimate
-from common.judging.binary import prevalence_of
+from common.judging.binary import classes_of, prevalence_of
 from common.markdown import table
 from common.metrics import Scores, average_precision
 from common.model_card import Bin, Figure, Judged, Judgement, OperatingPoint
@@ -35,13 +35,6 @@ NAMES = (
     "calibration error",
     "temperature",
 )
-
-
-class WithClasses(Protocol):
-    """The data table of a study with two classes, the last one positive."""
-
-    @property
-    def classes(self) -> tuple[str, str]: ...
 
 
 class Binary(Part):
@@ -130,11 +123,6 @@ class Binary(Part):
             f"{100 * judged.prevalence:g} %; ± one standard error):\n\n"
             + table(("score", "share of positives"), rows)
         )
-
-
-def classes_of(protocol: StudyProtocol) -> tuple[str, str]:
-    """The two classes, the positive one last."""
-    return cast("WithClasses", protocol.data).classes
 
 
 def estimate(key: str, found: Estimate | Temperature | None) -> Numbers:

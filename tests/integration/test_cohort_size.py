@@ -14,7 +14,8 @@ import torch
 
 from client import training
 from client import vault as vault_module
-from client.data import Cohort, ImagePatients
+from client.data import Cohort, ImagePatients, Patients
+from client.data.record_patients import RecordPatients
 from client.ledger import Ledger
 from client.privacy.engine import NoisyStep
 from client.privacy.sampling import poisson_draw
@@ -22,24 +23,38 @@ from client.vault import Vault
 from common import messages
 from common.model_spec import model_of
 from common.protocol import StudyProtocol
+from common.tasks import USUAL, task_of
+from common.tasks.nodule_classification.study import NoduleStudy
 from tests import honesty
 from tests.hospital import LIMITS, approved, policy_of
+from tests.tasks import TASKS
 
 FEW = [1, 2, 192, 193, 400]
 
 
-def cohort(patients: int) -> Cohort[ImagePatients]:
-    """`patients` on each side, with an image of each class for validation and one for training."""
-    generator = np.random.default_rng(patients)
+def cohort(patients: int, study: StudyProtocol) -> Cohort[Patients]:
+    """`patients` on each side, one view each for training; for validation one of either class.
 
-    def side(images: int) -> ImagePatients:
-        return ImagePatients(
-            pixels=generator.integers(0, 256, (images * patients, 16, 16, 1), dtype=np.uint8),
-            labels=np.arange(images * patients) % 2,
-            offsets=np.arange(patients + 1) * images,
-            mean=0.5,
-            std=0.25,
-        )
+    Where a patient has one view only there are twice as many for validation.
+    """
+    generator = np.random.default_rng(patients)
+    task = task_of(study)
+
+    def side(views: int) -> Patients:
+        owners = patients * views // min(views, study.training.views_per_patient)
+        offsets = np.arange(owners + 1) * (patients * views // owners)
+        pair = task.some_labels(study, 2).numpy()
+        labels = np.resize(pair, (patients * views, *pair.shape[1:]))
+        if isinstance(study, NoduleStudy):
+            return ImagePatients(
+                pixels=generator.integers(0, 256, (len(labels), 16, 16, 1), dtype=np.uint8),
+                labels=labels,
+                offsets=offsets,
+                mean=0.5,
+                std=0.25,
+            )
+        values = generator.standard_normal((len(labels), *task.view_shape(study)))
+        return RecordPatients(values.astype(np.float32), labels, offsets)
 
     return Cohort(training=side(1), validation=side(2))
 
@@ -55,7 +70,7 @@ class Seen:
                 seen.constants.append({k: v for k, v in constants.items() if k != "stream"})
                 super().__init__(optimizer, **constants)
 
-        def drawn(patients: ImagePatients, rate: float, views: int, stream: Any) -> Any:
+        def drawn(patients: Patients, rate: float, views: int, stream: Any) -> Any:
             seen.constants.append((rate, views))
             return poisson_draw(patients, rate, views, stream)
 
@@ -74,7 +89,7 @@ class Seen:
         """Constants of the steps, entries of the ledger, length of the reply, and its public fields."""
         self.constants.clear()
         state.mkdir()
-        patch.setattr(vault_module, "open_cohort", lambda *_, **__: cohort(patients))
+        patch.setattr(vault_module, "open_cohort", lambda *_, **__: cohort(patients, study))
         limits = LIMITS | {"smallest-group": smallest_group}
         policy = approved(policy_of(state, study.digest, max_epsilon=8.0, limits=limits))
         with torch.random.fork_rng():
@@ -85,7 +100,7 @@ class Seen:
         frame = Vault(policy).handle(messages.encode(request))
         reply = messages.decode(frame)
         assert isinstance(reply, messages.TrainReply)
-        assert reply.suppressed == (patients < smallest_group)
+        assert reply.suppressed == (patients < smallest_group and study.evaluations > 0)
         header = json.loads(messages.header_of(reply))
         secret = ("histogram", "ledger_head", "policy")  # noised; hashes over the time of day
         with Ledger.read(state) as ledger:
@@ -99,26 +114,30 @@ class Seen:
         )
 
 
-def assert_all_alike(cohorts: list[int], folder: Path, patch: pytest.MonkeyPatch) -> None:
-    seen, study = Seen(patch), honesty.study(rate=0.02)
+def assert_all_alike(
+    task: str, cohorts: list[int], folder: Path, patch: pytest.MonkeyPatch
+) -> None:
+    seen, study = Seen(patch), honesty.study(rate=0.02, task=task)
     first = seen.of(100, folder / "first", study, patch)
     for patients in cohorts:
         assert seen.of(patients, folder / str(patients), study, patch) == first, patients
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_cohorts_of_other_sizes_look_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_all_alike(FEW, tmp_path, monkeypatch)
+    assert_all_alike(task, FEW, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_a_patient_more_shows_where_it_turns_the_smallest_group_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one bit of an answer that is not noised (docs/privacy.md)."""
-    seen, study = Seen(monkeypatch), honesty.study(rate=0.02)
+    """The one bit of an answer that is not noised (docs/privacy.md), and where nothing is judged none."""
+    seen, study = Seen(monkeypatch), honesty.study(rate=0.02, task=task)
     few, many = (
         [seen.of(n, tmp_path / str(n), study, monkeypatch, smallest_group=10) for n in sizes]
         for sizes in ((1, 2, 8, 9), (10, 11, 12, 100))
@@ -126,6 +145,7 @@ def test_a_patient_more_shows_where_it_turns_the_smallest_group_and_nowhere_else
     assert all(one == few[0] for one in few)
     assert all(one == many[0] for one in many)
     assert few[0][:2] == many[0][:2]  # constants of the steps, and what the ledger holds
+    assert (few[0] == many[0]) == (study.evaluations == 0)
 
 
 @pytest.mark.crash  # nothing is killed here, but it takes a minute
@@ -133,4 +153,4 @@ def test_a_patient_more_shows_where_it_turns_the_smallest_group_and_nowhere_else
 def test_every_cohort_from_1_to_400_looks_the_same(
     first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_all_alike(list(range(first, first + 50)), tmp_path, monkeypatch)
+    assert_all_alike(USUAL, list(range(first, first + 50)), tmp_path, monkeypatch)

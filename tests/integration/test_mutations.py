@@ -7,6 +7,7 @@ made, here or elsewhere; the detectors are those that the unit tests run on the 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,14 @@ from client.policy import SitePolicy
 from client.privacy import accounting, budget, engine, randomness
 from client.privacy.engine import NoisyStep
 from client.privacy.sampling import Draw, poisson_draw
+from common.judging.binary import Binary
+from common.judging.survival import Survival
 from common.messages import Histogram
 from common.protocol import StudyProtocol
+from common.tasks import USUAL, loss_of
 from tests import honesty
 from tests.golden import exact_epsilon
-from tests.shapes import CROSS_ENTROPY
+from tests.tasks import TASKS
 
 Patch = pytest.MonkeyPatch
 true_train, true_clipper, true_plan = training.train, training.make_clipper, budget._plan
@@ -102,8 +106,11 @@ class _Careless:
 
     patients_per_chunk = 8
 
-    def __init__(self, model: nn.Module, norm: float, *, by_view: bool = False) -> None:
-        self.model, self.norm, self.by_view = model, norm, by_view
+    def __init__(
+        self, model: nn.Module, protocol: StudyProtocol, *_: Any, by_view: bool = False
+    ) -> None:
+        self.model, self.loss, self.by_view = model, loss_of(protocol), by_view
+        self.norm = protocol.privacy.max_grad_norm
 
     def add_clipped_sum(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
         views = weights.shape[1]
@@ -114,7 +121,7 @@ class _Careless:
             for unit in units:
                 rows = slice(patient * views + unit.start, patient * views + unit.stop)
                 loss = engine.view_losses(
-                    CROSS_ENTROPY, self.model, inputs[rows], labels[rows], own[None, unit]
+                    self.loss, self.model, inputs[rows], labels[rows], own[None, unit]
                 )
                 gradients = torch.autograd.grad(loss, list(self.model.parameters()))
                 norm = torch.cat([g.flatten() for g in gradients]).norm()
@@ -125,13 +132,11 @@ class _Careless:
 
 
 def a_broken_patient_not_zeroed(patch: Patch) -> None:
-    patch.setattr(training, "make_clipper", lambda model, *_: _Careless(model, honesty.CLIP))
+    patch.setattr(training, "make_clipper", _Careless)
 
 
-def clipped_by_image_and_not_by_patient(patch: Patch) -> None:
-    patch.setattr(
-        training, "make_clipper", lambda model, *_: _Careless(model, honesty.CLIP, by_view=True)
-    )
+def clipped_by_view_and_not_by_patient(patch: Patch) -> None:
+    patch.setattr(training, "make_clipper", partial(_Careless, by_view=True))
 
 
 def rate_from_the_private_cohort(patch: Patch) -> None:
@@ -172,6 +177,16 @@ def a_histogram_without_noise(patch: Patch) -> None:
         return tuple(negatives), tuple(positives)
 
     patch.setattr(evidence, "noised", exact)
+
+
+def a_histogram_of_twice_the_patients(patch: Patch) -> None:
+    for judge in (Binary, Survival):
+        true = judge.histogram
+
+        def twice(self: Any, *rest: Any, true: Any = true) -> Any:
+            return 2 * true(self, *rest)
+
+        patch.setattr(judge, "histogram", twice)
 
 
 def epsilon_by_gdp(patch: Patch) -> None:
@@ -219,7 +234,7 @@ def noise_calibrated_for_one_round(patch: Patch) -> None:
 @dataclass(frozen=True)
 class Mutation:
     apply: Callable[[Patch], None]
-    caught_by: tuple[Callable[[], None], ...]
+    caught_by: tuple[Callable[..., None], ...]
 
 
 MUTATIONS = [
@@ -242,7 +257,7 @@ MUTATIONS = [
     Mutation(noise_uniform_instead_of_normal, (honesty.noise_is_normal_and_independent,)),
     Mutation(clip_norm_doubled, (honesty.one_patient_moves_the_sum_by_the_clip_norm,)),
     Mutation(
-        clipped_by_image_and_not_by_patient, (honesty.one_patient_moves_the_sum_by_the_clip_norm,)
+        clipped_by_view_and_not_by_patient, (honesty.one_patient_moves_the_sum_by_the_clip_norm,)
     ),
     Mutation(a_broken_patient_not_zeroed, (honesty.a_broken_patient_contributes_nothing,)),
     Mutation(rate_from_the_private_cohort, (honesty.rate_and_denominator_are_public,)),
@@ -250,6 +265,10 @@ MUTATIONS = [
     Mutation(a_seed_where_there_is_none, (honesty.noise_comes_from_the_operating_system,)),
     Mutation(a_seed_in_earnest, (honesty.a_seed_needs_a_rehearsal,)),
     Mutation(a_histogram_without_noise, (honesty.a_histogram_is_noised_before_it_leaves,)),
+    Mutation(
+        a_histogram_of_twice_the_patients,
+        (honesty.one_patient_moves_the_histogram_by_one_at_most,),
+    ),
     Mutation(epsilon_by_gdp, (honesty.epsilon_is_that_of_the_golden_table,)),
     Mutation(a_fresh_accountant_each_round, (honesty.rounds_are_one_account,)),
     Mutation(epsilon_added_up_without_delta, (honesty.rounds_are_one_account,)),
@@ -270,6 +289,33 @@ def test_a_mutation_turns_its_detectors_red(
         # AssertionError, and DID NOT RAISE of pytest.raises: not an error of the mutation's own.
         with pytest.raises((AssertionError, pytest.fail.Exception)):
             detector()
+
+
+IN_A_TASK = [
+    (task, mutation, detector)
+    for task in TASKS
+    for mutation in MUTATIONS
+    for detector in mutation.caught_by
+    if task != USUAL and detector in honesty.OF_A_TASK and honesty.applies(detector, task)
+    # With one view for each patient it is the same.
+    if (task, mutation.apply) != ("survival", clipped_by_view_and_not_by_patient)
+    # One number for each array, which can be of any size where there are few arrays.
+    if mutation.apply is not noise_the_same_for_all_weights
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "mutation", "detector"),
+    IN_A_TASK,
+    ids=[f"{task}-{m.apply.__name__}-{detector.__name__}" for task, m, detector in IN_A_TASK],
+)
+def test_a_mutation_turns_its_detectors_red_in_every_task(
+    task: str, mutation: Mutation, detector: Callable[[str], None], monkeypatch: Patch
+) -> None:
+    with monkeypatch.context() as patch:
+        mutation.apply(patch)
+        with pytest.raises(AssertionError):
+            detector(task)
 
 
 def test_every_detector_has_a_mutation_that_it_catches() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.documents import PositiveFloat, PositiveInt
+from common.documents import UNSHOWABLE, PositiveFloat, PositiveInt, Title
 from common.errors import ProtocolError
 from common.judging.binary import TwoClassEvaluation
 from common.protocol import Model, Section, StudyProtocol, Training
@@ -47,7 +47,7 @@ class Images(Section):
     normalised as (value - mean) / std. With `ct`, hospitals may have CT series in place of images.
     """
 
-    classes: Annotated[tuple[str, str], Field(strict=False)]
+    classes: Annotated[tuple[Title, Title], Field(strict=False)]
     size: Annotated[int, Field(ge=16, le=1024)]
     channels: Literal[1, 3] = 1
     fit: Literal["crop", "resize"] = "crop"
@@ -77,7 +77,10 @@ class ImageModel(Model):
 
     name: Literal["compact-cnn", "resnet18", "resnet18-frozen-affine"] = "compact-cnn"
     initial_model: Annotated[
-        str, Field(pattern=r"^(random|phantom|imagenet|.+\.safetensors)$", max_length=400)
+        str,
+        Field(
+            pattern=rf"^(random|phantom|imagenet|[^{UNSHOWABLE}]+\.safetensors)$", max_length=400
+        ),
     ] = "phantom"
 
     @property

@@ -16,7 +16,9 @@ class Locations(nn.Module):
 
     def forward(self, records: Tensor) -> Tensor:
         """(N, D) for records (N, D)."""
-        found: Tensor = self.numbers(torch.ones_like(records[:, :1]))
+        # As `records`: PyTorch warns of a hook on a module whose input needs no gradient.
+        ones = torch.ones_like(records[:, :1], requires_grad=records.requires_grad)
+        found: Tensor = self.numbers(ones)
         return found
 
 

@@ -45,7 +45,9 @@ class LinearHazards(nn.Module):
 
     def forward(self, records: Tensor) -> Tensor:
         """Outputs (N, K) of records (N, D)."""
-        hazards: Tensor = self.predictor(records) + self.baseline(torch.ones_like(records[:, :1]))
+        # As `records`: PyTorch warns of a hook on a module whose input needs no gradient.
+        ones = torch.ones_like(records[:, :1], requires_grad=records.requires_grad)
+        hazards: Tensor = self.predictor(records) + self.baseline(ones)
         return hazards
 
 

@@ -3,10 +3,12 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from common.documents import Title
 from common.protocol import Evaluation, Model, Section, StudyProtocol, Training
-from common.tabular.schema import Column, Records, Title, Unit
+from common.tabular.schema import Column, Records, Unit
 
 ModelName = Literal["cox-breslow", "cox-efron", "proportional-hazards", "discrete-time"]
 
@@ -35,9 +37,10 @@ class FollowUp(Section):
 
     @model_validator(mode="after")
     def _rising(self) -> "FollowUp":
-        for low, high in pairwise(self.edges):
-            if high <= low:
-                raise ValueError(f"survival.edges must rise, and {high:g} comes after {low:g}")
+        for low, high in pairwise((0.0, *self.edges)):
+            # Training and judging have them as float32, in which an interval must not be empty.
+            if np.float32(high) <= np.float32(low):
+                raise ValueError(f"survival.edges must rise, and {high:.9g} comes after {low:.9g}")
         return self
 
     @property

@@ -19,15 +19,17 @@ from typer.testing import CliRunner
 
 from client import check
 from client.__main__ import app
+from client.approval import APPROVED, begin
 from client.approval import approve as approve_policy
-from client.approval import begin
 from client.data_check import DataLook
 from client.finding import Finding, print_findings
 from client.keys import make_hospital_key
-from common.errors import EgressError, PolicyError
+from common.errors import EgressError, HospitalError, PolicyError
 from common.protocol import StudyProtocol, parse_protocol
+from common.tasks import USUAL
 from server.provision import approve, initialise
-from tests.hospital import LIMITS
+from tests.hospital import LIMITS, policy_of
+from tests.tasks import TASKS, small
 
 SmallStudy = Callable[..., StudyProtocol]
 
@@ -382,3 +384,26 @@ def test_the_command_writes_the_page(package: Package, tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "bad  data for this study: unfit" in said.stdout
     assert report.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_canary_is_planted_for_the_tasks_of_the_approved_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = []
+
+    def broken_off(_: Path | None, tasks: list[str]) -> list[Any]:
+        planted.append(tasks)
+        raise HospitalError("broken off")
+
+    monkeypatch.setattr("client.canary.battery.run_battery", broken_off)
+    site, state = tmp_path / "site.toml", tmp_path / "state"
+    site.write_text(policy_of(state).to_toml())
+    assert not check.planted_canary(site)
+    approved = state / APPROVED
+    approved.mkdir(parents=True)
+    studies = {task: small(task) for task in TASKS}
+    for study in studies.values():
+        (approved / f"{study.digest}.toml").write_text(study.to_toml())
+    site.write_text(policy_of(state, *(studies[t].digest for t in ("survival", "risk"))).to_toml())
+    assert not check.planted_canary(site)
+    assert planted == [[USUAL], ["risk", "survival"]]

@@ -294,8 +294,9 @@ def test_the_card_has_the_words_of_its_task(task: str, office: Any) -> None:
         assert f"Taken for the truth: {plain(words.outcome)}" in text
     if task != USUAL:
         assert not re.search(r"(?i)\b(images?|pixels?|CTs?|scans?|scanners?|nodules?)\b", text)
-    page = Page(files[PAGE])
-    assert page.open == []
+    nothing_spent = "Validation patients: nothing, since nothing of them is released"
+    assert (nothing_spent in files["2-study.md"]) is (judge is None)
+    assert Page(files[PAGE]).open == []
 
 
 def test_the_worst_case_over_hospitals_is_a_number(
@@ -431,7 +432,7 @@ def test_the_page_holds_the_whole_story_and_fetches_nothing(office: Any) -> None
 
 def test_words_of_the_coordinators_cannot_dress_up(office: Any, small_study: MakeStudy) -> None:
     fields = small_study().model_dump(by_alias=True, exclude_none=True, mode="json")
-    evil = "![x](http://evil)\n\n# 8. All is well\n| a | b |\u202e<img src=x onerror=y><script>"
+    evil = "![x](http://evil) # 8. All is well | a | b |<img src=x onerror=y><script>"
     fields["images"]["classes"] = ["benign", evil]
     study = NoduleStudy.model_validate(fields)
     approve(office.site, study)
