@@ -11,6 +11,7 @@ from client.egress_log import EgressLog
 from client.ledger import FILE as LEDGER_FILE
 from client.policy import Device, Engine, Limits, SitePolicy
 from client.readers import hospital_folders, reader_of
+from client.readers.reader import Opening
 from common.errors import RunError, UnapprovedPolicyError
 from common.files import write_atomic
 from common.protocol import Hospital, StudyProtocol, parse_protocol
@@ -58,7 +59,7 @@ def from_folder(
         return protocol, folders
     reader = reader_of(protocol.task)
     cohorts = {
-        name: reader.count_patients(protocol, path, patient_id_pattern=patient_id_pattern)[0]
+        name: reader.count_patients(protocol, Opening(path, patient_id_pattern))[0]
         for name, path in folders.items()
     }
     return with_roster(protocol, cohorts), folders

@@ -26,6 +26,7 @@ from client.ledger import Spend
 from client.privacy.accounting import epsilon_of
 from client.privacy.budget import protocol_noise
 from client.readers import reader_of
+from client.readers.reader import Opening
 from common.histogram import auroc_noise_error
 from common.judging.binary import Binary
 from common.protocol import Hospital, StudyProtocol, load_protocol
@@ -252,10 +253,9 @@ def planned(
     if data is None:
         return protocol, plan_of(protocol)
     protocol, folders = from_folder(protocol, data, patient_id_pattern)
+    reader = reader_of(protocol.task)
     found = {
-        name: reader_of(protocol.task).count_patients(
-            protocol, folder, patient_id_pattern=patient_id_pattern
-        )[0]
+        name: reader.count_patients(protocol, Opening(folder, patient_id_pattern))[0]
         for name, folder in folders.items()
     }
     return protocol, plan_of(protocol, found)

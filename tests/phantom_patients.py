@@ -8,6 +8,7 @@ import torch
 
 from client.data import Cohort, Patients
 from client.readers import reader_of
+from client.readers.reader import Opening
 from client.training import evaluate
 from common.protocol import StudyProtocol
 from common.tasks import task_of
@@ -18,9 +19,7 @@ def cohort(study: StudyProtocol, folder: Path, ids: Sequence[str], seed: int) ->
     """The patients `ids`, whose files are written into the new folder `folder`."""
     folder.mkdir(parents=True)
     phantoms_of(study.task).write(study, folder, list(ids), 0, seed)
-    return reader_of(study.task).open_cohort(
-        study, folder, patient_id_pattern=None, state=None, progress=None, set_aside=None
-    )
+    return reader_of(study.task).open_cohort(study, Opening(folder))
 
 
 def scores(study: StudyProtocol, folder: Path, patients: int, seed: int) -> Any:

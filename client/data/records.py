@@ -18,15 +18,14 @@ from client.data.cohort import Cohort
 from client.data.quarantine import SetAside
 from client.data.record_patients import RecordPatients
 from client.data.split import is_validation_patient
-from client.data.tables import RECORDS, Part, Table, files_of, has_table, open_table
+from client.data.tables import Part, Table, has_table, open_table
 from common.errors import DataError
 from common.progress import Progress
 from common.tabular.encoding import Floats, encode
 from common.tabular.schema import Column, Records, canonical
 
-__all__ = ["FILES", "ReadRecords", "has_table", "read_records"]
+__all__ = ["ReadRecords", "has_table", "read_records"]
 
-FILES = " or ".join(files_of(RECORDS))
 MAX_VALUES = 1 << 28  # encoded numbers: 1 GB
 SIDES = ("training", "validation")
 
@@ -176,8 +175,8 @@ class _Reading:
             )
         if all(self._validation):
             raise DataError(
-                f"{table.file}: expected at least one training patient, found all {len(self._validation)} on the "
-                f"validation side; add patients"
+                f"{table.file}: expected at least one training patient, found all "
+                f"{len(self._validation)} on the validation side; add patients"
             )
         # By id, so that the order of the rows in the file decides nothing about the order of patients.
         rank = np.empty(len(self._validation), np.int64)

@@ -133,8 +133,8 @@ def _read_outcomes(folder: Path, sequences: Sequences, aside: list[SetAside]) ->
                 if sequences.split is None:
                     validation = is_validation_patient(key[0], sequences.validation_fraction)
                 # A row that is not used counts too: in a study of other outcomes it may be the one that is.
-                first, side = sides.setdefault(key[0], (where, validation))
-                if side != validation:
+                first, earlier = sides.setdefault(key[0], (where, validation))
+                if earlier != validation:
                     raise DataError(
                         f"{where}: expected all stays of a patient on one side, found this "
                         f"patient on the other side in {first}; correct column "

@@ -32,9 +32,9 @@ _BEFORE: list[str] = []  # the settings as they were before the first of them
 def products(precision: Precision) -> Iterator[None]:
     """Inside, CUDA multiplies float32 in TF32 if `precision` is "tf32" and exactly if not.
 
-    PyTorch's own default is TF32 for convolutions and recurrent layers, and float32 for matrices. The setting is the
-    process's, and a rehearsal's hospitals are threads of one: while anybody asks for exact products,
-    all are exact.
+    PyTorch's own default is TF32 for convolutions and recurrent layers, and float32 for matrices.
+    The setting is the process's, and a rehearsal's hospitals are threads of one: while anybody asks
+    for exact products, all are exact.
     """
     exact = precision != "tf32"
     with _LOCK:

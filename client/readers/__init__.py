@@ -1,17 +1,18 @@
 """A hospital's files -> its patients, by the reader of the study's task; nothing else lists the readers.
 
-Each module is named after a task in `common.tasks` and has what `Reader` says.
+Each module is named after a task in `common.tasks` and has a `READER` (see `client.readers.reader.Reader`).
+What several share is in modules of another name.
 """
 
 import importlib
 from pathlib import Path
-from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from client.data import Cohort, Patients, SetAside
 from client.data.paths import existing_folder, subfolders
 from client.policy import SitePolicy
+from client.readers.reader import Opening, Reader
 from common.documents import Name
 from common.errors import DataError
 from common.progress import Progress
@@ -19,40 +20,11 @@ from common.protocol import StudyProtocol
 from common.tasks import module_of, names, task_named
 
 
-class Reader(Protocol):
-    """What opens one task's files; DataError names file and row, so its text stays at the hospital."""
-
-    def open_cohort(
-        self,
-        protocol: Any,
-        folder: Path,
-        *,
-        patient_id_pattern: str | None,
-        state: Path | None,
-        progress: Progress | None,
-        set_aside: list[SetAside] | None,
-    ) -> Cohort[Patients]:
-        """All patients in `folder`, on their two sides, as the study's model takes them.
-
-        In the folder `state` something may be kept for the next opening. `progress` is told (done,
-        total). What cannot be used and need not end everything is left out; with a list `set_aside`
-        all is read anew and what was left out is appended to it, by name.
-        """
-
-    def count_patients(
-        self, protocol: Any, folder: Path, *, patient_id_pattern: str | None
-    ) -> tuple[int, int]:
-        """(training, validation) patients as `open_cohort` splits them, as cheaply as that goes."""
-
-    def holds_data(self, folder: Path) -> bool:
-        """Whether `folder` looks like a hospital's of this task, for whoever looks for hospitals."""
-
-
 def reader_of(task: str) -> Reader:
     """The reader of the task of this name, which is a task's (KeyError)."""
     if task not in names():
         raise KeyError(task)
-    reader: Reader = importlib.import_module(f"client.readers.{module_of(task)}")
+    reader: Reader = importlib.import_module(f"client.readers.{module_of(task)}").READER
     return reader
 
 
@@ -64,15 +36,9 @@ def open_cohort(
     progress: Progress | None = None,
     set_aside: list[SetAside] | None = None,
 ) -> Cohort[Patients]:
-    """The patients of `policy`'s hospital as `protocol`'s study sees them (see `Reader`)."""
-    return reader_of(protocol.task).open_cohort(
-        protocol,
-        policy.data,
-        patient_id_pattern=policy.patient_id_pattern,
-        state=state,
-        progress=progress,
-        set_aside=set_aside,
-    )
+    """The patients of `policy`'s hospital as `protocol`'s study sees them (see `Opening`)."""
+    opening = Opening(policy.data, policy.patient_id_pattern, state, progress, set_aside)
+    return reader_of(protocol.task).open_cohort(protocol, opening)
 
 
 def hospital_folders(task: str, root: Path) -> dict[str, Path]:
@@ -84,8 +50,8 @@ def hospital_folders(task: str, root: Path) -> dict[str, Path]:
     found = {p.name: p for p in subfolders(existing_folder(root)) if reader.holds_data(p)}
     if not found:
         raise DataError(
-            f"expected a sub-folder for each hospital in {str(root)!r}, with {task_named(task).files}, found none; "
-            f"give the folder above the hospitals"
+            f"expected a sub-folder for each hospital in {str(root)!r}, with {task_named(task).files}, found "
+            f"none; give the folder above the hospitals"
         )
     hospital_name = TypeAdapter[str](Name)
     for name in found:

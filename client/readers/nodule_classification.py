@@ -2,36 +2,32 @@
 
 from pathlib import Path
 
-from client.data import PATCHES, Cohort, ImagePatients, SetAside, image_folder
-from client.data.image_folder import holds_data
-from common.progress import Progress
+from client.data import PATCHES, Cohort, Patients, image_folder
+from client.readers.reader import Opening, Reader
 from common.tasks.nodule_classification.study import NoduleStudy
 
-__all__ = ["count_patients", "holds_data", "open_cohort"]
+
+class NoduleClassification(Reader):
+    """Patches of CT series are kept below the state folder."""
+
+    def open_cohort(self, protocol: NoduleStudy, opening: Opening) -> Cohort[Patients]:
+        return image_folder.open_cohort(
+            opening.folder,
+            protocol.images,
+            opening.patient_id_pattern,
+            cache=None if opening.state is None else opening.state / PATCHES,
+            progress=opening.progress,
+            set_aside=opening.set_aside,
+        )
+
+    def count_patients(self, protocol: NoduleStudy, opening: Opening) -> tuple[int, int]:
+        """Decodes no image."""
+        return image_folder.count_patients(
+            opening.folder, protocol.images, opening.patient_id_pattern
+        )
+
+    def holds_data(self, folder: Path) -> bool:
+        return image_folder.holds_data(folder)
 
 
-def open_cohort(
-    protocol: NoduleStudy,
-    folder: Path,
-    *,
-    patient_id_pattern: str | None,
-    state: Path | None,
-    progress: Progress | None,
-    set_aside: list[SetAside] | None,
-) -> Cohort[ImagePatients]:
-    """See `client.readers.Reader`; patches of CT series are kept below `state`."""
-    return image_folder.open_cohort(
-        folder,
-        protocol.images,
-        patient_id_pattern,
-        cache=None if state is None else state / PATCHES,
-        progress=progress,
-        set_aside=set_aside,
-    )
-
-
-def count_patients(
-    protocol: NoduleStudy, folder: Path, *, patient_id_pattern: str | None
-) -> tuple[int, int]:
-    """(training, validation) patients; decodes no image."""
-    return image_folder.count_patients(folder, protocol.images, patient_id_pattern)
+READER = NoduleClassification()

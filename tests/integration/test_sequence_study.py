@@ -16,6 +16,7 @@ from client.policy import load_policy
 from client.privacy.accounting import epsilon_of
 from client.privacy.engine import HooksClipper
 from client.readers import hospital_folders, reader_of
+from client.readers.reader import Opening
 from client.training import load_model, make_clipper
 from common.documents import tables_of
 from common.model_spec import model_of, model_spec
@@ -121,9 +122,7 @@ def test_phantoms_of_a_study_whose_files_say_the_side(tmp_path: Path) -> None:
     )
     reader = reader_of("sequence")
     counts = [
-        reader.count_patients(
-            one, from_phantoms(one, tmp_path / name, seed=SEED)["north"], patient_id_pattern=None
-        )
+        reader.count_patients(one, Opening(from_phantoms(one, tmp_path / name, seed=SEED)["north"]))
         for name, one in (("hashed", protocol), ("said", said))
     ]
     assert counts[0] == counts[1]
@@ -145,6 +144,6 @@ def test_a_folder_of_hospitals_is_found_and_counted(tmp_path: Path) -> None:
         "east-hospital": 7,
     }
     reader = reader_of("sequence")
-    counted = reader.count_patients(protocol, folders["north-hospital"], patient_id_pattern=None)
+    counted = reader.count_patients(protocol, Opening(folders["north-hospital"]))
     assert counted[0] == 12
     assert not reader.holds_data(root)

@@ -15,6 +15,7 @@ from client.policy import load_policy
 from client.privacy.accounting import epsilon_of
 from client.privacy.randomness import RandomStream
 from client.readers import reader_of
+from client.readers.reader import Opening
 from client.training import load_model, train, trained_arrays
 from common.arrays import difference
 from common.model_spec import model_spec
@@ -54,11 +55,7 @@ def said(study: SummaryStudy, facts: ReportFacts) -> dict[str, Figure]:
 
 def cohorts(study: SummaryStudy, root: Path) -> dict[str, Patients]:
     return {
-        name: reader_of("summary")
-        .open_cohort(
-            study, root / name, patient_id_pattern=None, state=None, progress=None, set_aside=None
-        )
-        .training
+        name: reader_of("summary").open_cohort(study, Opening(root / name)).training
         for name in study.hospital_names
     }
 

@@ -10,7 +10,8 @@ from sklearn.model_selection import train_test_split
 from typer.testing import CliRunner
 
 from client.readers import hospital_folders
-from client.readers.risk import count_patients
+from client.readers.reader import Opening
+from client.readers.risk import READER
 from common.protocol import load_protocol
 from common.tasks.risk.study import RiskStudy
 from simulation.__main__ import app
@@ -118,7 +119,7 @@ def test_the_example_takes_every_row(tmp_path: Path) -> None:
     folders = hospital_folders("risk", tmp_path / "out")
     assert set(folders) == set(study.hospital_names)
     for folder in folders.values():
-        assert sum(count_patients(study, folder, patient_id_pattern=None)) == len(table(folder))
+        assert sum(READER.count_patients(study, Opening(folder))) == len(table(folder))
 
 
 def test_the_published_files_have_the_published_sizes(tmp_path: Path) -> None:

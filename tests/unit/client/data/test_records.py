@@ -146,6 +146,19 @@ def test_a_public_text_or_number_stands_for_what_is_missing(tmp_path: Path) -> N
     assert read(tmp_path, study).values[:, 3].tolist() == [1, 1, 1, 0]
 
 
+def test_what_is_missing_in_a_row_depends_on_no_other_row(tmp_path: Path) -> None:
+    """In a column of nothing but numbers too, which is read in another way."""
+    table = rows(3)
+    table[0]["bmi"] = "1e999"
+    study = STUDY.model_copy(update={"missing_values": ("1e999",)})
+    used = []
+    for other in ("30", "of others"):
+        table[1]["bmi"] = other
+        write_csv(tmp_path, HEADER, table)
+        used.append(2 in read(tmp_path, study).rows)
+    assert used == [True, True]
+
+
 def test_all_rows_of_a_patient_are_its_views_on_one_side(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -182,6 +195,17 @@ def test_a_table_that_has_the_split_is_split_so(tmp_path: Path) -> None:
     table[2] = {**table[9], "fold": "training"}
     write_csv(tmp_path, [*HEADER, "fold"], table)
     assert "records.csv row 11: expected all rows of a patient on one side" in refusal(
+        tmp_path, study
+    )
+
+
+def test_a_row_that_is_not_used_may_not_say_another_side_either(tmp_path: Path) -> None:
+    """A study of other columns may use it, and the patient would be on both accounts."""
+    study = STUDY.model_copy(update={"split": "fold"})
+    table = [{**row, "fold": "training"} for row in rows(6)]
+    table.append({**table[2], "age": "old", "fold": "validation"})
+    write_csv(tmp_path, [*HEADER, "fold"], table)
+    assert "records.csv row 8: expected all rows of a patient on one side" in refusal(
         tmp_path, study
     )
 

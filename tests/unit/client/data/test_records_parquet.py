@@ -79,6 +79,25 @@ def test_a_number_may_be_of_any_type_and_none_is_missing(tmp_path: Path, values:
     assert found.values[:, 3].tolist() == [0, 1, 0, 0]
 
 
+def test_a_long_patient_id_in_a_column_of_floats_is_the_one_of_a_csv(tmp_path: Path) -> None:
+    """Arrow writes it as 1.23456789012e+11: other id, and perhaps the other side."""
+    ids = [1.0, 12345678901.0, 123456789012.0, 2.0**53]
+    table = [{**row, "patient_id": f"{one:.0f}"} for row, one in zip(rows(4), ids, strict=True)]
+    study = STUDY.model_copy(update={"validation_fraction": 0.5})
+    sides = []
+    for as_floats in (False, True):
+        folder = tmp_path / str(as_floats)
+        folder.mkdir()
+        if as_floats:
+            texts = {name: pa.array([row[name] for row in table]) for name in HEADER[1:]}
+            write_parquet(folder, {"patient_id": pa.array(ids), **texts})
+        else:
+            write_csv(folder, HEADER, table)
+        found = read(folder, study)
+        sides.append((found.patient.tolist(), found.validation.tolist()))
+    assert sides[0] == sides[1]
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -206,6 +206,10 @@ def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 3: expected all stays.*on the other side") as refused:
         opened(folder, ward(split="side", stay="stay"))
     assert NAME not in str(refused.value)
+    rows = f"{NAME},1,well,validation\n{NAME},2,unknown,training\nbob,1,well,training\n"
+    (tmp_path / "outcomes.csv").write_text(f"patient_id,stay,outcome,side\n{rows}")
+    with pytest.raises(DataError, match=r"row 3: expected all stays.*on the other side"):
+        opened(folder, ward(split="side", stay="stay"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from client.data.cells import patient_of
 from client.data.image_folder import open_cohort
 from client.data.split import canonical_patient_id, is_validation_patient
 from common.tasks.nodule_classification.study import Images
@@ -51,6 +52,12 @@ def test_a_larger_fraction_keeps_the_validation_patients(
 @pytest.mark.parametrize("other", [" A7", "A7\t", "A7 "])
 def test_white_space_makes_no_second_patient(other: str) -> None:
     assert canonical_patient_id(other) == "A7"
+
+
+@pytest.mark.parametrize("other", ["12.0", "12.00 ", "12"])
+def test_a_number_is_one_patient_in_images_and_in_records(other: str) -> None:
+    """Else the patient could be on one side here and on the other there, and pay on neither account."""
+    assert canonical_patient_id(other) == "12" == patient_of(other)
 
 
 def test_composed_and_decomposed_accents_are_one_patient() -> None:

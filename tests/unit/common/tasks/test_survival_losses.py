@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from client.privacy.book_keeping import BookKeepingClipper, recorded_layers
 from client.privacy.engine import PatientShape
+from common.errors import ProtocolError
 from common.tasks.survival.losses import (
     cox_breslow,
     cox_efron,
@@ -30,6 +31,7 @@ from common.tasks.survival.models import (
     predicted_survival,
 )
 from common.tasks.survival.study import WITHOUT_BASELINE, ModelName
+from tests.tasks import changed, small
 
 EDGES = (0.5, 1.0, 2.0, 4.0)
 COEFFICIENTS = np.array([0.8, -0.5, 0.3])
@@ -275,6 +277,13 @@ def test_survival_of_known_hazards() -> None:
     assert found == pytest.approx([math.exp(-0.1), math.exp(-0.3)])
     odds = torch.logit(torch.tensor([[0.1, 0.2]]))
     assert predicted_survival("discrete-time", odds)[0].tolist() == pytest.approx([0.9, 0.72])
+
+
+@pytest.mark.parametrize("edges", [[200, 100], [999999.99, 999999.991], [1e-60, 1]])
+def test_edges_rise_in_the_numbers_that_are_computed_with(edges: list[float]) -> None:
+    """As float32: in an empty interval a patient's share would be 0/0."""
+    with pytest.raises(ProtocolError, match=r"survival\.edges must rise"):
+        changed(small("survival"), survival={"edges": [float(edge) for edge in edges]})
 
 
 def test_what_is_no_model_is_refused() -> None:
