@@ -21,6 +21,7 @@ from common.judging.binary import HISTOGRAM_BINS
 from common.messages import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
 from common.model_spec import model_spec, update_spec
 from common.protocol import StudyProtocol
+from common.tasks import bins_of
 from server.asking import Asker, Attendance, Present
 from server.checkpoint import Checkpoints, RoundRecord, State
 from server.rounds import Outcome, run_rounds
@@ -167,9 +168,11 @@ class Watcher:
 # --- honest hospitals, and all the others ------------------------------------------------------
 
 
-def histogram(name: str, server_round: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def histogram(
+    name: str, server_round: int, bins: int = HISTOGRAM_BINS
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rng = np.random.default_rng([NODES[name], server_round, 1])
-    cells = rng.normal(3, 2, size=(2, HISTOGRAM_BINS)).astype(np.float32)
+    cells = rng.normal(3, 2, size=(2, bins)).astype(np.float32)
     low, high = cells.tolist()
     return tuple(low), tuple(high)
 
@@ -210,7 +213,7 @@ def honest(protocol: StudyProtocol, name: str, noise: Mapping[str, float] = NOIS
             "previous_head": head(name, request.round - 1) if request.round > 1 else None,
             "policy": policy(name),
             "suppressed": False,
-            "histogram": histogram(name, request.round) if evaluates else None,
+            "histogram": histogram(name, request.round, bins_of(protocol)) if evaluates else None,
             "histogram_noise": (HISTOGRAM_NOISE[name] if private else 0.0) if evaluates else None,
         }
         if isinstance(request, EvaluateRequest):

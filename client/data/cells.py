@@ -39,7 +39,7 @@ def values_of(cells: Sequence[str], column: Column, missing: Set[str], fault: Fa
 
     if column.categories is None:
         values = _numbers(cells, missing)
-        each(np.isinf(values), "is not a plain number such as -12.5")
+        each(np.isinf(values), "is not a plain number such as -12.5, with a point")
     else:
         values = _places(cells, _places_of(column.categories), missing)
         each(np.isinf(values), "is none of its categories")

@@ -168,10 +168,12 @@ class _Reading:
     def whole(self, table: Table, labels: int) -> ReadRecords:
         if not self._validation:
             apart = self._set_aside
-            why = f", the first because {apart[0].reason}" if apart else ""
+            if not apart:
+                raise DataError(f"{table.file}: expected rows of patients, found none; add them")
             raise DataError(
-                f"{table.file}: expected a row that can be used, found none ({len(apart)} are set aside"
-                f"{why}); correct them, or ask the coordinator what the columns mean"
+                f"{table.file}: expected a row that can be used, found none ({len(apart)} are set aside, "
+                f"the first because {apart[0].reason}); correct them, or ask the coordinator what the "
+                f"columns mean"
             )
         if all(self._validation):
             raise DataError(

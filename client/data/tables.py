@@ -69,9 +69,8 @@ def open_table(
     known = files_of(stem)
     found = [name for name in known if os.path.lexists(root / name)]
     if len(found) != 1:
-        raise DataError(
-            f"{root}: expected {' or '.join(known)}, found {'both' if found else 'neither'}; keep one table"
-        )
+        which, do = ("both", "keep one") if found else ("neither", "put the table there as one of them")
+        raise DataError(f"{root}: expected {' or '.join(known)}, found {which}; {do}")
     name = found[0]
     path = inside(root, name, str(root))
     most = MAX_CSV_BYTES if name == known[0] else MAX_PARQUET_BYTES
@@ -103,8 +102,8 @@ def check_columns(file: str, header: Sequence[str], wanted: Sequence[str], rest:
     """
     if absent := [name for name in wanted if name not in header]:
         raise DataError(
-            f"{file}: expected the columns {', '.join(wanted)}, found {len(header)} columns "
-            f"without {', '.join(absent)}; {rest}"
+            f"{file}: expected the columns {', '.join(wanted)}, found {len(header)} "
+            f"column{'' if len(header) == 1 else 's'} without {', '.join(absent)}; {rest}"
         )
     named = [name for name in header if name]
     if len(named) > len(set(named)):
@@ -159,7 +158,10 @@ def _header(lines: _Lines, wanted: Sequence[str]) -> tuple[str, list[str]]:
         headers[delimiter] = [canonical(cell) for cell in cells]
     best = max(headers, key=lambda one: sum(name in headers[one] for name in wanted))
     check_columns(
-        lines.name, headers[best], wanted, "name them in the first row, separated by commas"
+        lines.name,
+        headers[best],
+        wanted,
+        "name them so in the first row, separated by commas or by semicolons",
     )
     lines.next_row()
     return best, headers[best]

@@ -14,9 +14,8 @@ log = logging.getLogger("intramural.chunks")
 FREE_MEMORY_SHARE = 0.8  # the rest is for what the allocator cannot use, and for other processes
 # 64 channels of half the height and width are 2^30 numbers: an index of 32 bits reaches all of them.
 MAX_PIXELS_ON_GPU = 2**26
-MAX_VIEWS_ON_GPU = (
-    2**14
-)  # whatever their size: what memory allows is measured with two patients only
+# Of any size: with 16,384 views at once a kernel of PyTorch 2.11 refused its arguments on an H200.
+MAX_VIEWS_ON_GPU = 1024
 
 
 class Chunks:

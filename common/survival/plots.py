@@ -43,7 +43,7 @@ def survival_svg(
         for group in groups:
             draw(axes, group, last)
         axes.set(xlim=(-0.01 * last, 1.03 * last), ylim=(-0.02, 1.03))
-        axes.set_xlabel(f"time ({unit})")
+        axes.set_xlabel(f"time ({unit})", parse_math=False)
         axes.set_ylabel("share without the event")
         axes.set_title(title, fontsize=10, loc="left")
         axes.legend(frameon=False, fontsize=8.5, loc="lower left")

@@ -1,6 +1,7 @@
 """Survival in the report: how patients are ranked, their survival by group of risk, calibration."""
 
 from collections.abc import Iterator
+from html import escape
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -8,7 +9,7 @@ from pydantic import Field
 from common.documents import Document
 from common.histogram import Estimate
 from common.judging.survival import edges_of
-from common.markdown import table
+from common.markdown import table, word
 from common.model_card import Figure, Judgement
 from common.page_parts import absent
 from common.protocol import StudyProtocol
@@ -76,7 +77,7 @@ class Survival(Part):
         uno, brier = numbers["concordance_uno"], numbers["integrated_brier"]
         tiles = [Tile("Concordance (Uno), exact", _tile(uno), "allows for who was lost from sight")]
         if not _study(facts.protocol).ranks_only:
-            last = f"mean over 0 to {horizon(facts.protocol)}; 0 is best"
+            last = f"mean over 0 to {escape(horizon(facts.protocol))}; 0 is best"
             tiles.append(Tile("Integrated Brier score, exact", _tile(brier), last))
         return tiles
 
@@ -108,7 +109,7 @@ class Survival(Part):
         }
 
     def metrics(self, protocol: StudyProtocol) -> tuple[str, ...]:
-        last = horizon(protocol)
+        last = word(horizon(protocol))
         said = [
             "Concordance index (Harrell), read from the sum of the hospitals' tables of risk, time and "
             "event. Every patient counts once. 95 % interval for noise and choice of patients together.",
@@ -156,7 +157,7 @@ class Survival(Part):
 
 
 def horizon(protocol: StudyProtocol) -> str:
-    """ "3,650 days"."""
+    """ "3,650 days", with the study's own word for its unit."""
     follow = _study(protocol).survival
     return f"{follow.edges[-1]:,g} {follow.unit}"
 

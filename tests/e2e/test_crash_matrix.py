@@ -14,6 +14,8 @@ import pytest
 from client.ledger import Ledger
 from client.policy import load_policy
 from common.protocol import StudyProtocol
+from common.tasks import USUAL
+from tests.tasks import TASKS, small
 
 SmallStudy = Callable[..., StudyProtocol]
 
@@ -39,24 +41,32 @@ def new_or_resumed(protocol: Path, folder: Path) -> list[str]:
     return ["--protocol", str(protocol), "--device", "cpu", "--noise-seed", "3"]
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize(
+    ("task", "attempt", "kills"),
+    [
+        *((USUAL, attempt, KILLS) for attempt in range(3)),
+        *((task, 0, KILLS // 2) for task in TASKS if task != USUAL),  # the same runs, other models
+    ],
+)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
-    tmp_path: Path, small_study: SmallStudy, attempt: int
+    tmp_path: Path, small_study: SmallStudy, task: str, attempt: int, kills: int
 ) -> None:
-    training = small_study().training.model_copy(update={"steps_per_round": 30})
-    study = small_study(north=40, east=20, west=12, quorum=3).model_copy(
-        update={"rounds": 6, "training": training}
-    )
+    study: StudyProtocol = small(task, rounds=60, north=40, east=20, west=12)
+    if task == USUAL:
+        training = small_study().training.model_copy(update={"steps_per_round": 30})
+        study = small_study(north=40, east=20, west=12, quorum=3).model_copy(
+            update={"rounds": 6, "training": training}
+        )
     protocol = tmp_path / "protocol.toml"
     protocol.write_text(study.to_toml())
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert simulate(whole, *new_or_resumed(protocol, whole)).wait(240) == 0
 
     seed = random.SystemRandom().randrange(10**6)
-    print("attempt", attempt, "seed of the moments of the kills:", seed)
+    print(task, "attempt", attempt, "seed of the moments of the kills:", seed)
     moments = random.Random(seed)
     ended_early = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = simulate(killed, *new_or_resumed(protocol, killed))
         until = time.monotonic() + moments.uniform(0.5, WITHIN_SECONDS)
         while process.poll() is None and time.monotonic() < until:

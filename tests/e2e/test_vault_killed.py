@@ -20,9 +20,12 @@ from client.privacy.accounting import epsilon_of
 from client.verification import verify
 from common import messages
 from common.messages import TrainReply, TrainRequest, fingerprint
-from common.models import build_model
+from common.model_spec import model_of
+from common.protocol import StudyProtocol
+from common.tasks import USUAL
 from common.tasks.nodule_classification.study import NoduleStudy
 from simulation.hospitals import from_phantoms, settle
+from tests.tasks import TASKS, small
 
 SmallStudy = Callable[..., NoduleStudy]
 Outcome = Literal["ended", "killed"]
@@ -104,11 +107,43 @@ for line in sys.stdin:
 """
 
 
+class Parent:
+    """The process that forks vaults, for whichever hospital."""
+
+    def __init__(self, folder: Path) -> None:
+        program, self.log = folder / "forks_vaults.py", folder / "log"
+        program.write_text(FORKS_VAULTS)
+        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        self._file = self.log.open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._file,
+            text=True,
+            env={**os.environ, **threads},
+        )
+
+    def fork(self, *words: object) -> tuple[int, float]:
+        """The status with which a new vault ended, and the seconds that it took."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write("\t".join(map(str, words)) + "\n")
+        stdin.flush()
+        status, seconds = stdout.readline().split()
+        return int(status), float(seconds)
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._file.close()
+
+
 class Hospital:
     """A tiny phantom hospital, the processes that answer for it, and everything that left it."""
 
-    def __init__(self, folder: Path, study: NoduleStudy) -> None:
-        self.study, self.folder = study, folder
+    def __init__(self, folder: Path, study: StudyProtocol, parent: Parent) -> None:
+        self.study, self.folder, self._parent = study, folder, parent
         data = from_phantoms(study, folder / "data", seed=4)
         sites = settle(study, folder / "hospitals", data, device="cpu", noise_seed=None)
         self.site = sites["north"]
@@ -117,24 +152,8 @@ class Hospital:
         self.seconds = 0.0  # from the last reservation to the reply, or the kill
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            model = build_model(study.model.name, study.images.channels, 2)
+            model = model_of(study)
         self._arrays = {name: value.numpy() for name, value in model.state_dict().items()}
-        program = folder / "forks_vaults.py"
-        program.write_text(FORKS_VAULTS)
-        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-        self._log = (folder / "log").open("w")
-        self._parent = subprocess.Popen(
-            [sys.executable, str(program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, **threads},
-        )
-
-    def close(self) -> None:
-        self._parent.communicate()
-        self._log.close()
 
     def request(self, server_round: int) -> TrainRequest:
         text = self.study.to_toml()
@@ -146,23 +165,17 @@ class Hospital:
         request = self.request(server_round)
         asked.write_bytes(messages.encode(request))
         reply.unlink(missing_ok=True)
-        stdin, stdout = self._parent.stdin, self._parent.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"{self.site}\t{asked}\t{reply}\t{die_at}\t{seconds}\n")
-        stdin.flush()
-        words = stdout.readline().split()
-        status, self.seconds = int(words[0]), float(words[1])
+        status, self.seconds = self._parent.fork(self.site, asked, reply, die_at, seconds)
         if reply.exists():
             frame = reply.read_bytes()
             decoded = messages.decode(frame)
-            assert isinstance(decoded, TrainReply), (decoded, (self.folder / "log").read_text())
+            assert isinstance(decoded, TrainReply), (decoded, self._parent.log.read_text())
             before = self.left.setdefault(fingerprint(request), frame)
             assert frame == before, "a request was answered twice, and not with the same bytes"
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
             return "killed"
-        assert status == 0, (self.folder / "log").read_text()
+        assert status == 0, self._parent.log.read_text()
         assert reply.exists()
         return "ended"
 
@@ -173,7 +186,8 @@ class Hospital:
         with Ledger.open(self.state) as ledger:
             training, validation = ledger.spends("training"), ledger.spends("validation")
             sealed = [e.body["request"] for e in ledger.entries if e.kind == "sealed"]
-        assert len(training) == len(validation)  # every round evaluates
+        # Every round evaluates, where there is anything to judge.
+        assert len(validation) == (len(training) if self.study.evaluations else 0)
         assert len(sealed) == len(set(sealed))
         assert set(self.left) <= set(sealed), "something left that was never sealed"
         assert len(sealed) <= len(self.left) + 1
@@ -181,12 +195,17 @@ class Hospital:
         return len(training), len(sealed)
 
 
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
+    parent = Parent(tmp_path_factory.mktemp("parent"))
+    yield parent
+    parent.close()
+
+
 @pytest.fixture
-def hospital(tmp_path: Path, small_study: SmallStudy) -> Iterator[Hospital]:
+def hospital(tmp_path: Path, small_study: SmallStudy, parent: Parent) -> Hospital:
     study = small_study(north=6).model_copy(update={"rounds": 50})
-    hospital = Hospital(tmp_path, study)
-    yield hospital
-    hospital.close()
+    return Hospital(tmp_path, study, parent)
 
 
 # (name, before or after, which call of it) -> (reserved, sealed) that the kill leaves behind
@@ -243,6 +262,19 @@ def test_killed_at_a_boundary_a_round_is_spent_once(
             assert hospital.left[key] == kept, boundary
             with Ledger.read(hospital.state) as ledger:
                 assert len(ledger.entries) == entries
+
+
+@pytest.mark.parametrize(
+    "boundaries",
+    [FEW[1:3], pytest.param(FEW, marks=pytest.mark.crash)],
+    ids=["two", "few"],
+)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != USUAL])
+def test_killed_at_a_boundary_a_round_is_spent_once_in_every_task(
+    tmp_path: Path, parent: Parent, task: str, boundaries: tuple[str, ...]
+) -> None:
+    hospital = Hospital(tmp_path, small(task, rounds=len(boundaries), north=6), parent)
+    test_killed_at_a_boundary_a_round_is_spent_once(hospital, boundaries)
 
 
 @pytest.mark.crash

@@ -28,6 +28,8 @@ from common.arrays import Arrays, norm
 from common.bounds import largest_norm
 from common.errors import CheckpointError
 from common.messages import EvaluateReply, TrainReply
+from common.protocol import StudyProtocol
+from common.tasks import USUAL
 from common.tasks.nodule_classification.study import NoduleStudy
 from server.admission import REASONS
 from server.asking import Asker, UnderWay
@@ -53,6 +55,8 @@ from tests.answering import (
     trained_spec,
     update,
 )
+from tests.tasks import TASKS, small
+from tests.tasks import changed as with_tables
 
 pytestmark = pytest.mark.slow  # seconds together
 
@@ -166,6 +170,24 @@ def test_the_model_is_that_of_the_good_ones_and_the_report_names_the_site(
     case: str, strategy: str, tmp_path: Path
 ) -> None:
     protocol = study(strategy)
+    model_and_report_are_of_the_good_ones(protocol, case, tmp_path)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != USUAL])
+@pytest.mark.parametrize("case", ["one NaN", "one 1e30", "weight takeover", "shape (1,) second"])
+def test_so_it_is_in_every_task_with_a_model_of_its_own(
+    case: str, task: str, tmp_path: Path
+) -> None:
+    cohorts = {name: study().hospital(name).nominal_patients for name in NAMES}
+    protocol = with_tables(
+        small(task, "dp-sgd", ROUNDS, **cohorts), participation={"quorum": 2, "grace-seconds": 0.0}
+    ).model_copy(update={"study": "real"})
+    model_and_report_are_of_the_good_ones(protocol, case, tmp_path)
+
+
+def model_and_report_are_of_the_good_ones(
+    protocol: StudyProtocol, case: str, tmp_path: Path
+) -> None:
     site, change, code = {**TWELVE, **MORE}[case]
     hospitals = all_honest(protocol)
     hospitals[site] = changed(hospitals[site], change)

@@ -14,11 +14,16 @@ from safetensors.numpy import save
 
 from client.egress import Allowed, large_enough, release
 from client.egress_log import EgressLog
+from client.expected import allowed_answer
+from client.ledger import Spend
 from common import messages
 from common.arrays import Arrays
 from common.errors import EgressError, LedgerError
 from common.judging.binary import HISTOGRAM_BINS
 from common.messages import EvaluateReply, HelloReply, Refusal, TrainReply
+from common.model_spec import update_spec
+from common.tasks import bins_of
+from tests.tasks import TASKS, small
 
 SPEC = {"conv.weight": (2, 3), "bias": (2,), "scale": ()}
 HISTOGRAM = ((0.5,) * HISTOGRAM_BINS, (-1.5,) * HISTOGRAM_BINS)
@@ -143,6 +148,38 @@ def test_another_update_stays(arrays: Arrays, says: str, out: Callable[..., byte
         reply = TrainReply.model_construct(**header, arrays=arrays)
         with pytest.raises(EgressError, match=says):
             out(messages.encode(reply))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_of_any_task_its_own_shapes_leave_and_no_others(
+    task: str, out: Callable[..., bytes]
+) -> None:
+    protocol = small(task, north=10)
+    allowed = allowed_answer(protocol, "north", 2, [Spend(1.0, 0.5, 2)])
+    spec, bins = update_spec(protocol), bins_of(protocol)
+    row = (0.5,) * bins
+    judged = {"histogram": (row, row)} if bins else {"histogram": None, "histogram_noise": None}
+    header = TRAINED | {"study": protocol.digest} | judged
+    own: Arrays = {name: np.full(shape, 1e-3, np.float32) for name, shape in spec.items()}
+    first = next(iter(own))
+
+    def frame(arrays: Any, **changes: Any) -> bytes:
+        return messages.encode(TrainReply.model_construct(**header | changes, arrays=arrays))
+
+    assert out(frame(own), allowed)
+    for arrays, says in (
+        (own | {"patients": np.zeros(1, np.float32)}, "unexpected"),
+        ({name: array for name, array in own.items() if name != first}, "missing"),
+        (own | {first: own[first][..., None]}, "shape"),
+        (own | {first: own[first].astype(np.float64)}, "dtype"),
+        (own | {first: own[first] * np.float32(np.nan)}, "not finite"),
+        (own | {first: np.full_like(own[first], 1e6)}, "norm"),
+    ):
+        with pytest.raises(EgressError, match=says):
+            out(frame(arrays), allowed)
+    longer = (0.5,) * (bins + 1)
+    with pytest.raises(EgressError, match="'histogram'"):
+        out(frame(own, histogram=(longer, longer), histogram_noise=1.5), allowed)
 
 
 def test_what_is_not_trained_does_not_leave(out: Callable[..., bytes]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from client.privacy.budget import protocol_noise
 from common import messages
 from common.arrays import Arrays, Spec
 from common.bounds import MOST_EXTRA_NOISE, largest_norm
@@ -24,8 +25,10 @@ from common.messages import (
     fingerprint,
 )
 from common.model_spec import model_spec, update_spec
+from common.tasks import bins_of
 from common.tasks.nodule_classification.study import NoduleStudy
 from server.admission import REASONS, NotAdmitted, Past, Question, Reply, admit, most_bytes
+from tests.tasks import TASKS, small
 
 MakeStudy = Callable[..., NoduleStudy]
 
@@ -316,6 +319,46 @@ def test_a_reply_to_the_same_round_with_another_model_is_refused() -> None:
     """Round and study agree; only the fingerprint of the request tells them apart."""
     other = TRAIN.model_copy(update={"arrays": model(7)})
     assert code_of(reply(request=fingerprint(other)), TRAINING) == "E-REPLY-REQUEST"
+
+
+# --- whatever the task ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_of_any_task_an_honest_reply_is_admitted_and_another_is_not(task: str) -> None:
+    protocol = small(task, north=4)
+    spec, bins = update_spec(protocol), bins_of(protocol)
+    asked, noise = Question.of(protocol, TRAIN, spec), protocol_noise(protocol)
+    row = tuple(float(n) for n in range(bins))
+    judged: dict[str, object] = {"histogram": None, "histogram_noise": None}
+    if bins:
+        judged = {"histogram": (row, row), "histogram_noise": 1.5 * noise["validation"]}
+    name, shape = next(iter(spec.items()))
+
+    def sent(**changes: object) -> TrainReply:
+        about = {"study": protocol.digest, "noise_multiplier": 1.5 * noise["training"], **judged}
+        return reply(**{**about, "arrays": filled(spec), **changes})
+
+    def with_first(array: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
+        return {**filled(spec), name: array}
+
+    good = sent()
+    assert admit(good, "north", asked, NEW) is good
+    for changes, code in (
+        ({"arrays": with_first(np.full(shape, np.nan, np.float32))}, "E-REPLY-FINITE"),
+        ({"arrays": with_first(np.full(shape, 1e30, np.float32))}, "E-REPLY-SIZE"),
+        ({"arrays": with_first(np.full(shape, 1e3, np.float32))}, "E-REPLY-NORM"),
+        ({"arrays": with_first(np.zeros((*shape, 1), np.float32))}, "E-REPLY-ARRAYS"),
+        ({"arrays": with_first(np.zeros(shape))}, "E-REPLY-ARRAYS"),
+        ({"arrays": {**filled(spec), "more": np.zeros(1, np.float32)}}, "E-REPLY-ARRAYS"),
+        ({"noise_multiplier": 0.9 * noise["training"]}, "E-REPLY-NOISE"),
+        ({"noise_multiplier": 100 * noise["training"]}, "E-REPLY-NOISE"),
+        (
+            {"histogram": ((0.0,) * (bins + 1),) * 2, "histogram_noise": 2.0},
+            "E-REPLY-HISTOGRAM",
+        ),
+    ):
+        assert code_of(sent(**changes), asked) == code
 
 
 # --- the chain of ledger heads -----------------------------------------------------------------

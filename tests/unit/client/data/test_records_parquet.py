@@ -24,6 +24,7 @@ from tests.unit.client.data.making_records import (
     encoded,
     read,
     rows,
+    write_csv,
     write_parquet,
     write_texts,
 )
@@ -127,8 +128,8 @@ def test_what_is_no_number_is_set_aside_and_none_names_no_patient(tmp_path: Path
     found = read(tmp_path, ALL)
     assert found.rows.tolist() == [1]
     assert [(one.what, one.reason) for one in found.set_aside] == [
-        ("records.parquet row 2", "column 'age' is not a plain number such as -12.5"),
-        ("records.parquet row 3", "column 'age' is not a plain number such as -12.5"),
+        ("records.parquet row 2", "column 'age' is not a plain number such as -12.5, with a point"),
+        ("records.parquet row 3", "column 'age' is not a plain number such as -12.5, with a point"),
         ("records.parquet row 4", "column 'patient_id' names no patient"),
     ]
 

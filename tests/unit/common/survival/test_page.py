@@ -11,8 +11,11 @@ from common.survival.scores import SurvivalScores
 from tests.unit.common.survival.populations import EDGES, SEED, only, proportional
 
 
+UNIT = r"<years> $\frac{$"  # a plot takes what is between dollars for a formula
+
+
 def page_of(scores: SurvivalScores, smallest: int = 1) -> Page:
-    return Page(EDGES, "<years>", exact=evaluate(scores, EDGES), smallest=smallest)
+    return Page(EDGES, UNIT, exact=evaluate(scores, EDGES), smallest=smallest)
 
 
 def test_the_headline_says_what_the_interval_allows() -> None:

@@ -135,6 +135,18 @@ def svgs(html: str) -> list[str]:
     return [base64.b64decode(picture).decode() for picture in found]
 
 
+def test_the_unit_is_a_word_from_outside(scores: SurvivalScores) -> None:
+    facts, protocol = facts_of(scores, None), study()
+    follow = protocol.survival.model_copy(update={"unit": "<img src=x>|"})
+    facts = replace(facts, protocol=protocol.model_copy(update={"survival": follow}))
+    part = part_of(facts.protocol)
+    html = " ".join(tile.note for tile in part.tiles(facts))
+    assert "&lt;img src=x&gt;" in html
+    assert "<img" not in html
+    sentences = " ".join(part.metrics(facts.protocol))
+    assert r"\<img src=x\>\|" in sentences
+
+
 def test_a_deployment_shows_released_figures_alone(scores: SurvivalScores) -> None:
     facts = facts_of(None, noised(scores))
     html = "".join(part_of(facts.protocol).sections(facts).values())
