@@ -73,7 +73,8 @@ def check(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A folder of images to look at alone, with --protocol.")
+        Path | None,
+        typer.Option(help="A folder of patients' data to look at alone, with --protocol."),
     ] = None,
     protocol: Annotated[Path | None, typer.Option(help="The study to look at them for.")] = None,
     hospital: Annotated[
@@ -83,7 +84,7 @@ def check(
 ) -> None:
     """Look at everything that a study needs, before any budget is spent; say what is wrong and what to do.
 
-    With --data and --protocol the images alone: before anything else is set up here.
+    With --data and --protocol the data alone: before anything else is set up here.
     """
     from client.check import findings, planted_canary
     from client.data_check import DataLook, findings_of_data

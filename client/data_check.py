@@ -17,10 +17,11 @@ from client.policy import Limits, SitePolicy
 from client.readers import open_cohort
 from client.redaction import in_words
 from common.errors import IntramuralError
+from common.page_parts import plural
 from common.progress import Progress, progress_bar
 from common.protocol import StudyProtocol, load_protocol
 from common.tasks import task_of
-from common.tasks.nodule_classification.study import NoduleStudy, of_images
+from common.tasks.nodule_classification.study import NoduleStudy
 
 if TYPE_CHECKING:
     from client.data.survey import Survey
@@ -66,19 +67,17 @@ def findings_of_data(
 def data_findings(
     policy: SitePolicy, protocol: StudyProtocol, look: DataLook | None
 ) -> Iterator[Finding]:
-    """Every image is read, as the vault will: what cannot be used is named here, and in no log."""
+    """All data are read, as the vault will: what cannot be used is named here, and in no log."""
     apart: list[SetAside] = []
     surveyed = None
     try:
-        with progress_bar(f"reading {task_of(protocol).view}s") as told:
-            of_records = not isinstance(protocol, NoduleStudy)
-            if look is None or (of_records and look.report is None):
+        with progress_bar(f"reading {plural(task_of(protocol).view)}") as told:
+            if look is None or not isinstance(protocol, NoduleStudy):
                 cohort: Cohort[Patients] = open_cohort(
                     protocol, policy, state=_own_state(policy), progress=told, set_aside=apart
                 )
             else:
-                study = of_images(protocol, "the data report")
-                surveyed = _surveyed(policy, study, told, apart)
+                surveyed = _surveyed(policy, protocol, told, apart)
                 if surveyed.refusal is not None:
                     raise surveyed.refusal
                 cohort = surveyed.cohort
@@ -87,6 +86,9 @@ def data_findings(
         yield Finding("data", "bad", str(error), in_log=in_words(error))
     if look is not None and isinstance(protocol, NoduleStudy):
         yield _judged(policy, protocol, surveyed, apart, look)
+    elif look is not None and look.report is not None:
+        said = f"it is of images, and this is a study of {protocol.task}; leave it out"
+        yield Finding("data report", "bad", said)
 
 
 def _surveyed(

@@ -34,6 +34,9 @@ FORMAT = 1
 Account = Literal["training", "validation"]
 Terms = Mapping[str, str | int | float | bool]
 
+SIDES = ("validation-fraction", "validation-column")
+"""The terms that say which side a patient is on."""
+
 
 @dataclass(frozen=True)
 class Spend:
@@ -143,17 +146,19 @@ class Ledger:
     ) -> Reservation:
         """Record what answering `request` will cost, durably, before any patient is looked at.
 
-        LedgerError when the study splits patients at another validation fraction than the first
-        reservation did: patients would move from one account to the other, and pay on neither.
+        LedgerError when the study splits patients otherwise than the first reservation did: they
+        would move from one account to the other, and pay on neither.
         """
-        key = "validation-fraction"
         first = next(iter(self._of_kind("reserved")), None)
-        if first is not None and first.body["terms"][key] != terms[key]:
-            raise LedgerError(
-                f"expected the validation fraction {first.body['terms'][key]:g}, with which this "
-                f"ledger began, and found {terms[key]:g}; patients may not move between training "
-                f"and validation, so this study cannot run on this cohort"
-            )
+        for key in SIDES:
+            asked = terms.get(key)
+            began = asked if first is None else first.body["terms"].get(key, asked)
+            if asked != began:
+                raise LedgerError(
+                    f"expected the {key.replace('-', ' ')} {began}, with which this ledger began, and "
+                    f"found {asked}; patients may not move between training and validation, so this "
+                    f"study cannot run on this cohort"
+                )
         body = {
             "request": request,
             "study": study,

@@ -10,9 +10,10 @@ from math import prod
 from client.ledger import Account
 from client.policy import SitePolicy
 from client.privacy.budget import protocol_noise
-from client.statement_text import RELEASES
+from client.statement_text import releases
 from common.bounds import MOST_EXTRA_NOISE
 from common.model_spec import model_spec, update_spec
+from common.page_parts import count, plural
 from common.protocol import StudyProtocol
 from common.tasks import task_of
 
@@ -32,16 +33,22 @@ def in_plain_words(
         "What is computed here": _computed(protocol),
         "What leaves this hospital": _leaves(protocol),
         "What never leaves": [
-            f"{task_of(protocol).view.capitalize()}s, patient ids, file names and paths, DICOM tags, "
-            f"losses, exact scores and counts, the text of any error. The vault, which sees the "
-            f"patients, has no network.",
+            f"{_never(protocol)}, patient ids, file names and paths, losses, exact scores and counts, the "
+            f"text of any error. The vault, which sees the patients, has no network.",
         ],
         "What it costs, at most": _costs(protocol, policy, noise),
         "Where this hospital is stricter": _stricter(protocol, policy, noise),
         "What epsilon does not cover": [
-            f"{what.capitalize()}: {why}." for what, covered, why in RELEASES if "NOT" in covered
+            f"{what.capitalize()}: {why}."
+            for what, covered, why in releases(judged=task_of(protocol).judge is not None)
+            if "NOT" in covered
         ],
     }
+
+
+def _never(protocol: StudyProtocol) -> str:
+    view = task_of(protocol).view
+    return plural(view).capitalize() + ", DICOM tags" * (view == "image")
 
 
 def _who(protocol: StudyProtocol, policy: SitePolicy) -> list[str]:
@@ -62,10 +69,10 @@ def _computed(protocol: StudyProtocol) -> list[str]:
     training, model, task = protocol.training, protocol.model, task_of(protocol)
     weights = sum(prod(shape) for shape in model_spec(protocol).values())
     said = [
-        f"A model ({model.name}, {weights:,} weights) is trained in {protocol.rounds} rounds "
-        f"of {training.steps_per_round} steps: {TRAINED[model.trainable]}. In each step every training "
-        f"patient is drawn with probability {training.sampling_rate:g}, with up to "
-        f"{training.views_per_patient} {task.view}{'' if training.views_per_patient == 1 else 's'}.",
+        f"A model ({model.name}, {weights:,} weights) is trained in {count(protocol.rounds, 'round')} "
+        f"of {count(training.steps_per_round, 'step')}: {TRAINED[model.trainable]}. In each step every "
+        f"training patient is drawn with probability {training.sampling_rate:g}, with up to "
+        f"{count(training.views_per_patient, task.view)}.",
         f"{protocol.evaluations} times, the last at the end, the model is tried on the "
         f"validation patients, who are never trained on: {protocol.data.validation_fraction:.0%} of "
         f"all, chosen by their ids."
@@ -86,7 +93,7 @@ def _leaves(protocol: StudyProtocol) -> list[str]:
     values = sum(prod(shape) for shape in update_spec(protocol).values())
     return [
         f"{protocol.rounds} times the noised change of {values:,} weights "
-        f"({4 * values / 1e6:.2g} MB each).",
+        f"({4 * values:,} bytes each).",
         *_histograms(protocol),
         "With each: the noise multiplier, two hashes of the ledger, one of the approved policy. Or, "
         "in place of an answer, a code with a fixed text.",
@@ -141,10 +148,11 @@ def _stricter(
                     f"min-noise-multiplier {limits.min_noise_multiplier:g}. At most "
                     f"{MOST_EXTRA_NOISE:g} times is accepted."
                 )
-    if task_of(protocol).judge is not None:
+    if (judge := task_of(protocol).judge) is not None:
         said.append(
-            f"A histogram is released where each class has validation patients, {limits.smallest_group} "
-            f"at least (smallest-group); otherwise the answer says that it is suppressed."
+            f"A histogram is released where {judge.each} has at least "
+            f"{count(limits.smallest_group, 'validation patient')} (smallest-group); otherwise the answer "
+            f"says that it is suppressed."
         )
     if limits.hours is not None:
         said.append(f"Patients are computed with within {limits.hours} only (hours).")

@@ -14,6 +14,9 @@ MARKDOWN = "privacy-statement.md"
 JSON = "privacy-statement.json"
 
 # What leaves a hospital: (release, whether a guarantee covers it, why).
+_HISTOGRAM = "the histogram of each evaluation"
+_SUPPRESSED = "whether a histogram is suppressed"
+
 RELEASES = (
     (
         "the update of each round (weights)",
@@ -21,7 +24,7 @@ RELEASES = (
         "the sum of the patients' clipped gradients of every step, with Gaussian noise on it",
     ),
     (
-        "the histogram of each evaluation",
+        _HISTOGRAM,
         "covered, validation account",
         "a weighted count of patients per class and score bin, or per event, period and risk bin, with "
         "Gaussian noise on it",
@@ -47,7 +50,7 @@ RELEASES = (
         "of the egress log's entry that approved it, which also holds a random name",
     ),
     (
-        "whether a histogram is suppressed",
+        _SUPPRESSED,
         "NOT covered",
         "one bit: whether both classes, or patients with and without the event, have the policy's smallest "
         "group of validation patients",
@@ -104,13 +107,14 @@ def write_statement(
     folder: Path, statements: Sequence[Statement], *, rehearsal: bool = False
 ) -> None:
     """Write `privacy-statement.md` and `.json` for all `statements` (one a hospital) into `folder`."""
+    everything = [study for statement in statements for study in statement.studies]
     facts = {
-        "rehearsal": rehearsal or any(s.rehearsal for h in statements for s in h.studies),
+        "rehearsal": rehearsal or any(study.rehearsal for study in everything),
         "unit": "patient",
         "neighbours": "add or remove one",
         "releases": [
             {"release": release, "covered": covered, "because": why}
-            for release, covered, why in _releases(rehearsal)
+            for release, covered, why in _releases(everything, rehearsal)
         ],
         "public_by_assumption": list(PUBLIC),
         "not_protected": list(NOT_PROTECTED),
@@ -152,7 +156,9 @@ def markdown(statements: Sequence[Statement], *, rehearsal: bool = False) -> str
     if not by_study:
         parts.append("Nothing was released: the ledgers hold no reservation.\n")
     parts.append("## For life\n\n" + _for_life(statements))
-    releases = table(("what leaves the hospital", "covered?", "because"), _releases(rehearsal))
+    releases = table(
+        ("what leaves the hospital", "covered?", "because"), _releases(everything, rehearsal)
+    )
     parts.append(
         "## Every release, and whether the guarantee covers it\n\n"
         + releases
@@ -335,5 +341,12 @@ def _values(study: StudyFacts, term: str) -> str:
     return ", then ".join(str(value) for value in study.terms[term])
 
 
-def _releases(rehearsal: bool) -> tuple[tuple[str, str, str], ...]:
-    return (*RELEASES, REHEARSAL_RELEASE) if rehearsal else RELEASES
+def releases(*, judged: bool) -> list[tuple[str, str, str]]:
+    """Of `RELEASES` what can leave: no histogram where no model is judged."""
+    return [row for row in RELEASES if judged or row[0] not in (_HISTOGRAM, _SUPPRESSED)]
+
+
+def _releases(studies: Sequence[StudyFacts], rehearsal: bool) -> list[tuple[str, str, str]]:
+    # Of a hospital without a study yet, all that may ever leave.
+    judged = not studies or any(study.judged for study in studies)
+    return [*releases(judged=judged), *[REHEARSAL_RELEASE] * rehearsal]

@@ -37,6 +37,7 @@ def terms_of(protocol: StudyProtocol, policy: SitePolicy) -> Terms:
         "views-per-patient": training.views_per_patient,
         "nominal-patients": protocol.hospital(policy.hospital).nominal_patients,
         "validation-fraction": protocol.data.validation_fraction,
+        "validation-column": protocol.data.split or "none",
         "histogram-bins": bins_of(protocol),
         "noise": FROM_THE_SYSTEM if policy.noise_seed is None else TEST_MODE,
         "engine": policy.engine,

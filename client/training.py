@@ -89,12 +89,15 @@ def said_of(
 ) -> Floats:
     """(N, k): `predict` of all N views, some hundred at a time; (0, 0) where there are none.
 
-    In exact float32 on a GPU too: a score is the same wherever it is computed, to 1e-6.
+    In exact float32 on a GPU too: a score is the same wherever it is computed, to 1e-6. Records go
+    one by one: a matrix product rounds a row by its place in the batch, so one patient more could
+    move the scores of others, which a model of rounding alone would make a whole histogram of.
     """
     said = []
+    batch = 1 if patients.small else EVALUATION_BATCH
     with torch.no_grad(), products("float32"):
-        for first in range(0, len(patients.labels), EVALUATION_BATCH):
-            indices = np.arange(first, min(first + EVALUATION_BATCH, len(patients.labels)))
+        for first in range(0, len(patients.labels), batch):
+            indices = np.arange(first, min(first + batch, len(patients.labels)))
             said.append(predict(patients.views(indices).to(device)).cpu().double().numpy())
     return np.concatenate(said) if said else np.empty((0, 0))
 

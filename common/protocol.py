@@ -45,11 +45,14 @@ class Section(Document):
 class Data(Protocol):
     """What every task's own table of the patients' data says, whatever else it does.
 
-    `validation_fraction` of a hospital's patients, by a hash of the patient id, are never trained on.
+    `validation_fraction` of a hospital's patients, by a hash of the patient id, are never trained on;
+    or `split` names the column that says who is not.
     """
 
     @property
     def validation_fraction(self) -> float: ...
+    @property
+    def split(self) -> str | None: ...
     def __hash__(self) -> int: ...
 
 

@@ -96,9 +96,17 @@ class HospitalFacts:
     histograms: int | None = None
     scores: Any = field(default=None, repr=False, compare=False)
 
+    @property
+    def vague(self) -> bool:
+        """Whether its discrimination says little: there is no interval, or a very wide one."""
+        if self.discrimination is None:
+            return False
+        return self.interval is None or self.interval[1] - self.interval[0] > TOO_WIDE
+
 
 UNREADABLE = "too few patients to say"
 FEW_TRAINING, FEW_VALIDATION = 20, 10  # patients; below, plain words are due
+TOO_WIDE = 0.5  # width of a 95 % interval of a discrimination from which on it says little
 
 
 @dataclass(frozen=True)
@@ -185,5 +193,10 @@ class ReportFacts:
                 said.append(
                     f"{hospital.name} has {seen} validation patient{'' if seen == 1 else 's'}: its "
                     f"own {self.figure} says little; look at the pooled one."
+                )
+            elif self.figure is not None and seen is not None and hospital.vague:
+                said.append(
+                    f"{hospital.name} has {seen} validation patients but too few pairs to compare among "
+                    f"them: its own {self.figure} says little; look at the pooled one."
                 )
         return said

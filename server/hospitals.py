@@ -108,6 +108,8 @@ def _who_gains(facts: ReportFacts) -> str:
         f"{federated:.3f} and the local-only models {fmean(alone.values()):.3f} on average "
         f"(best {max(alone.values()):.3f}, worst {min(alone.values()):.3f})."
     )
+    if facts.gains:
+        sentences.append("Which of these differences may be chance is said below.")
     return f"<p>{' '.join(sentences)}</p>"
 
 

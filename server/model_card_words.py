@@ -193,10 +193,12 @@ def caveats(facts: ReportFacts) -> Iterator[str]:
         f"How well it does {word(words_of(facts.protocol).elsewhere)} is not known. Judge it on patients "
         f"of your own before anything else."
     )
-    yield "The outcomes of the study, as hospitals have them, are taken for the truth."
     if facts.figure is not None:
+        yield "The outcomes of the study, as hospitals have them, are taken for the truth."
         yield "What was chosen on the patients that judge it will do a little worse on others."
-    if facts.private:
+    if facts.private and facts.figure is None:
+        yield "The noise that protects patients moves what is stated: the report says how far."
+    elif facts.private:
         yield (
             "The noise that protects patients costs accuracy, and makes the figures above as vague as "
             "their intervals say."

@@ -13,7 +13,7 @@ from typing import Any
 from common.files import write_atomic
 from common.page_parts import absent, count, figure, table
 from common.tasks import task_of
-from server.facts import UNREADABLE, ReportFacts
+from server.facts import TOO_WIDE, UNREADABLE, ReportFacts
 from server.gain_page import gained
 from server.histograms import who_released
 from server.hospitals import hospitals, why_undefined
@@ -149,6 +149,8 @@ def _released(facts: ReportFacts) -> tuple[str, str]:
     found = facts.released.discrimination
     low, high = found.interval
     of = "noised" if facts.private else "without noise"
+    if high - low > TOO_WIDE:
+        of += ": too noisy to say much"
     note = f"95 % interval {low:.3f}–{high:.3f}, {of}"
     if facts.pooled is not None and facts.pooled.unnoised is not None and facts.private:
         note += f"; {facts.pooled.unnoised.discrimination.value:.3f} without the noise"

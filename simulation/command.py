@@ -1,10 +1,12 @@
 """What `intramural-simulate` does with a prepared run, from the first round to the summary."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from client.privacy.budget import protocol_noise
 from common.protocol import StudyProtocol
@@ -48,11 +50,19 @@ def carry_out(
         console.print(
             f"[red]stopped: round {outcome.last.round} had {len(outcome.last.answered)} of "
             f"{rehearsal.protocol.participation.quorum} required replies[/red] "
-            f"(refused: {outcome.last.refused or 'none'}, "
+            f"(refused: {_coded(outcome.last.refused) or 'none'}, "
             f"missing: {', '.join(outcome.last.missing) or 'none'})",
             highlight=False,
+            soft_wrap=True,
         )
+        for sentence in rehearsal.unreadable(outcome.last.refused):
+            console.print(escape(sentence), highlight=False, soft_wrap=True)
     return summary
+
+
+def _coded(refused: Mapping[str, str]) -> str:
+    """ "north E-DATA, west E-BUDGET"."""
+    return ", ".join(f"{hospital} {code}" for hospital, code in refused.items())
 
 
 def train_alone(rehearsal: Rehearsal, console: Console) -> dict[str, LocalOnly]:

@@ -16,6 +16,7 @@ from math import prod, sqrt
 
 from common.model_spec import update_spec
 from common.protocol import StudyProtocol
+from common.tasks import task_of
 from server.strategy import public_weights
 
 MOST_DISTURBANCE = 12.0
@@ -35,14 +36,19 @@ def disturbance(protocol: StudyProtocol, sigma: float) -> float:
     return training.learning_rate * one_weight * steps
 
 
+def bearable(protocol: StudyProtocol) -> float | None:
+    """What a model of images bore; None for other models, for which nothing was measured."""
+    return MOST_DISTURBANCE if task_of(protocol).view == "image" else None
+
+
 def too_much(protocol: StudyProtocol, sigma: float) -> str | None:
     """A plain sentence where the learning rate is too high for these cohorts and this noise."""
-    found = disturbance(protocol, sigma)
-    if found <= MOST_DISTURBANCE:
+    found, bearable_length = disturbance(protocol, sigma), bearable(protocol)
+    if bearable_length is None or found <= bearable_length:
         return None
-    bearable = protocol.training.learning_rate * MOST_DISTURBANCE / found
+    rate = protocol.training.learning_rate * bearable_length / found
     return (
         f"learning-rate {protocol.training.learning_rate:g} is too high for these cohorts: the noise "
-        f"would move the model by {found:.0f}, and above {MOST_DISTURBANCE:g} it did more harm than "
-        f"training did good; at most {bearable:.2g} is bearable, or train only 'norm-and-head'"
+        f"would move the model by {found:.0f}, and above {bearable_length:g} it did more harm than "
+        f"training did good; at most {rate:.2g} is bearable, or train only 'norm-and-head'"
     )

@@ -29,10 +29,11 @@ from client.readers import reader_of
 from client.readers.reader import Opening
 from common.histogram import auroc_noise_error
 from common.judging.binary import Binary
+from common.page_parts import count
 from common.protocol import Hospital, StudyProtocol, load_protocol
 from common.tasks import judge_of, task_of
 from server.strategy import public_weights
-from simulation.disturbance import MOST_DISTURBANCE, disturbance, too_much
+from simulation.disturbance import bearable, disturbance, too_much
 from simulation.hospitals import from_folder, from_phantoms, settle
 from simulation.live import Silent, shown
 from simulation.rehearsal import Rehearsal
@@ -73,7 +74,8 @@ class HospitalPlan:
 class Plan:
     """The whole study; figures of privacy are None without differential privacy.
 
-    `disturbance` is how far the noise moves the model (`simulation.disturbance`), and
+    `disturbance` is how far the noise moves the model and `bearable_disturbance` how far did no harm, where
+    that is known (`simulation.disturbance`);
     `released_auroc_error` the standard error that noise alone gives the pooled released AUROC, were
     half of the validation patients to have positive images and all of them negative ones.
     `epsilon` is (round, epsilon) after up to `MOST_ROUNDS_COMPUTED` of the rounds and the last, the
@@ -92,6 +94,7 @@ class Plan:
     accountant: str | None
     patient_signal_to_noise: float | None
     disturbance: float | None
+    bearable_disturbance: float | None
     released_auroc_error: float | None
     hospitals: tuple[HospitalPlan, ...]
     remarks: tuple[str, ...]
@@ -131,6 +134,7 @@ def plan_of(protocol: StudyProtocol, found: dict[str, int] | None = None) -> Pla
         accountant=accountant,
         patient_signal_to_noise=of_one,
         disturbance=disturbance(protocol, sigma) if sigma else None,
+        bearable_disturbance=bearable(protocol),
         released_auroc_error=_released_error(protocol, noise["validation"]) if noise else None,
         hospitals=tuple(
             _hospital(protocol, hospital, weights[hospital.name] / whole, of_one, found or {})
@@ -272,8 +276,13 @@ def print_plan(console: Console, plan: Plan) -> None:
         some = [plan.epsilon[i] for i in _rows(len(plan.epsilon))]
         say(
             f"noise multiplier {plan.noise_multiplier:.3f} on training patients, "
-            f"{plan.validation_noise:.3f} on validation patients ({plan.evaluations} evaluations); "
-            f"rate {plan.sampling_rate:g}, {plan.steps} steps"
+            + (
+                f"{plan.validation_noise:.3f} on validation patients "
+                f"({count(plan.evaluations, 'evaluation')}); "
+                if plan.evaluations
+                else "nothing of validation patients is released; "
+            )
+            + f"rate {plan.sampling_rate:g}, {count(plan.steps, 'step')}"
         )
         say(
             f"epsilon at delta {plan.delta:g} ({plan.accountant}): "
@@ -288,9 +297,10 @@ def print_plan(console: Console, plan: Plan) -> None:
                 f"noise alone gives the released AUROC a standard error of about "
                 f"{plan.released_auroc_error:.2f}, where half of the validation patients are positive"
             )
+        known = plan.bearable_disturbance
         say(
-            f"the noise moves the model by {plan.disturbance:.1f} in all; up to "
-            f"{MOST_DISTURBANCE:g} did no harm to the shipped model of images"
+            f"the noise moves the model by {plan.disturbance:.2g} in all"
+            + (f"; up to {known:g} did no harm to the shipped model of images" if known else "")
         )
     table = Table(show_edge=False)
     table.add_column("hospital", no_wrap=True)

@@ -1,6 +1,6 @@
 """A rehearsal: one study, its simulated hospitals and what the rehearser, who holds all, may look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -100,6 +100,18 @@ class Rehearsal:
             patients = self._cohort(policy).validation
             found[name] = evaluate(model, patients, self.protocol, device)
         return found
+
+    def unreadable(self, refused: Mapping[str, str]) -> Iterator[str]:
+        """Why hospitals among `refused` (name -> wire code) cannot use their data, in a sentence each.
+
+        In a deployment only the hospital knows; here whoever rehearses holds all data.
+        """
+        for name, policy in self.policies().items():
+            if refused.get(name) == DataError.code:
+                try:
+                    self._cohort(policy)
+                except DataError as error:
+                    yield f"{name}: {error}"
 
     def _cohort(self, policy: SitePolicy) -> Cohort[Patients]:
         return open_cohort(self.protocol, policy, state=policy.state)

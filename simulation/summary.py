@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from server.facts import UNREADABLE, ReportFacts
+from server.facts import TOO_WIDE, UNREADABLE, ReportFacts
 from server.page import heading
 from server.sections import part_of
 from simulation.live import shown
 
-TOO_WIDE = 0.5  # width of a released interval that still says something
+SAID = {"concordance_uno": "Uno's concordance index", "integrated_brier": "integrated Brier score"}
 
 
 def print_summary(console: Console, folder: Path, facts: ReportFacts) -> None:
@@ -66,7 +66,7 @@ def judgement(facts: ReportFacts) -> Iterator[str]:
         return
     exact = with_interval(pooled.discrimination, pooled.interval, part.undefined)
     more = "".join(
-        f", {name.replace('_', ' ')} {shown(value)}"
+        f", {SAID.get(name, name.replace('_', ' '))} {shown(value)}"
         for name, value in part.exact_numbers(facts.protocol, pooled.scores).items()
         if not isinstance(value, list)
     )

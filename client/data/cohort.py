@@ -54,6 +54,11 @@ class Patients(ABC):
         return slice(int(self.offsets[patient]), int(self.offsets[patient + 1]))
 
     @property
+    def small(self) -> bool:
+        """Whether a view is a row of numbers, so that one alone is computed in no time."""
+        return False
+
+    @property
     def groups(self) -> dict[str, npt.NDArray[np.int64]]:
         """(N,) further ordinals that a judge may group views by, under its own names for them."""
         return {}

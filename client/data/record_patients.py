@@ -30,6 +30,10 @@ class RecordPatients(Patients):
         self._check(len(self.values))
         self.values.setflags(write=False)
 
+    @property
+    def small(self) -> bool:
+        return self.values.ndim == 2
+
     def views(self, indices: npt.NDArray[np.int64]) -> "torch.Tensor":
         """Records (n, D), or series (n, T, F)."""
         import torch  # only who trains needs it: counting patients should take no seconds

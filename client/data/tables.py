@@ -25,6 +25,7 @@ MAX_PARQUET_BYTES = 512 << 20  # it is in memory while it is read
 MAX_ROWS = 5_000_000
 MAX_ROW = 1 << 20  # characters
 ROWS_AT_ONCE = 4096
+CHARACTERS_AT_ONCE = 16 << 20  # of rows with long cells fewer are in memory at once
 _DELIMITERS = ",;"
 
 
@@ -69,7 +70,9 @@ def open_table(
     known = files_of(stem)
     found = [name for name in known if os.path.lexists(root / name)]
     if len(found) != 1:
-        which, do = ("both", "keep one") if found else ("neither", "put the table there as one of them")
+        which, do = (
+            ("both", "keep one") if found else ("neither", "put the table there as one of them")
+        )
         raise DataError(f"{root}: expected {' or '.join(known)}, found {which}; {do}")
     name = found[0]
     path = inside(root, name, str(root))
@@ -177,6 +180,7 @@ def _csv_parts(
         rows: list[int] = []
         uneven: list[int] = []
         cells: list[tuple[str, ...]] = []
+        characters = 0
         try:
             for row in reader:
                 if len(row) == width:
@@ -185,8 +189,9 @@ def _csv_parts(
                 elif row:  # an empty line is no row
                     uneven.append(lines.row)
                 check_rows(lines.name, lines.row)
+                characters += lines.length
                 lines.next_row()
-                if len(rows) + len(uneven) == ROWS_AT_ONCE:
+                if len(rows) + len(uneven) == ROWS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
                     break
         except csv.Error:
             raise lines.not_csv("quotes or cells that do not end") from None

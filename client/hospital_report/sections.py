@@ -12,7 +12,7 @@ from client.pack.markdown import utc
 from client.plain_words import TRAINED
 from client.privacy.accounting import Epsilon
 from client.statement import ACCOUNTS, StudyFacts
-from client.statement_text import RELEASES, rounded_up
+from client.statement_text import releases, rounded_up
 from common.clinical.calibration_page import FEW_PATIENTS
 from common.clinical.page import RESEARCH
 from common.drawing import BLUE, INK
@@ -195,7 +195,9 @@ def egress(report: OwnReport) -> str:
         for kind, number in counted.items()
     ]
     others = left["messages_of_other_studies"]
-    uncovered = [(escape(what), escape(why)) for what, covered, why in RELEASES if "NOT" in covered]
+    judged = not report.studies or any(own.facts.judged for own in report.studies)
+    leaves = releases(judged=judged)
+    uncovered = [(escape(what), escape(why)) for what, covered, why in leaves if "NOT" in covered]
     if not noised:
         uncovered.insert(0, NOT_NOISED)
     head = ("What", "Messages", "Bytes", "From, to (UTC)", "It can hold")

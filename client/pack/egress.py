@@ -8,7 +8,7 @@ from typing import Any
 from client.chain import Entry, canonical
 from client.pack.dossier import Dossier
 from client.pack.markdown import table, utc
-from client.statement_text import RELEASES
+from client.statement_text import releases
 from common.errors import IntramuralError
 
 NOT_BEGUN = (
@@ -140,7 +140,9 @@ def egress_section(dossier: Dossier) -> str:
     parts.append(
         "## What each kind of message can hold\n\n" + table(("kind", "holds"), KINDS.items())
     )
-    parts.append(table(("what leaves", "covered by epsilon?", "because"), RELEASES))
+    judged = not dossier.protocols or any(protocol.evaluations for protocol in dossier.protocols)
+    leaves = releases(judged=judged)
+    parts.append(table(("what leaves", "covered by epsilon?", "because"), leaves))
     if dossier.log:
         parts.append("## Check it without this program\n\n" + _by_hand(dossier.log[-1]))
     return "\n".join(parts)

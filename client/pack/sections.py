@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from client.pack.dossier import ApprovedStudy, Dossier
 from client.pack.markdown import items, plain, table, utc
 from client.policy import SitePolicy
-from client.statement_text import NOT_PROTECTED, RELEASES
+from client.statement_text import NOT_PROTECTED, releases
 from common.protocol import StudyProtocol
 
 
@@ -151,7 +151,9 @@ def worst_case(protocol: StudyProtocol) -> tuple[float, float]:
 
 def not_covered_section(dossier: Dossier) -> str:
     """Everything that the guarantee leaves open, the trust model, and what root can do."""
-    open_releases = [(what, why) for what, covered, why in RELEASES if "NOT" in covered]
+    judged = not dossier.protocols or any(protocol.evaluations for protocol in dossier.protocols)
+    leaves = releases(judged=judged)
+    open_releases = [(what, why) for what, covered, why in leaves if "NOT" in covered]
     several = [_several(protocol) for protocol in dossier.protocols]
     return (
         "# 7. What is not covered\n\n"

@@ -54,6 +54,7 @@ class Binary(Judge[Scores]):
     key = "auroc"
     release = "score-histogram"
     cells = "patients by class and score"
+    each = "each class"
 
     def scores(
         self,

@@ -34,13 +34,15 @@ class Judge(ABC, Generic[J]):
     """`J` are exact scores of patients with the truth; they stay with whoever holds the patients.
 
     `figure` names the discrimination in words, `key` in files for machines; `release` is the name under
-    which a site policy allows the histogram, `cells` says in words what the histogram counts.
+    which a site policy allows the histogram, `cells` says in words what the histogram counts and `each`
+    what it counts apart, so that none may be small (see `groups`).
     """
 
     figure: ClassVar[str]
     key: ClassVar[str]
     release: ClassVar[Release]
     cells: ClassVar[str]
+    each: ClassVar[str]
 
     @abstractmethod
     def scores(

@@ -25,6 +25,7 @@ class Survival(Judge[SurvivalScores]):
     key = "concordance"
     release = "survival-histogram"
     cells = "patients by event, time and predicted risk"
+    each = "each group, with and without the event,"
 
     def scores(
         self,

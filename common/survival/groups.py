@@ -19,6 +19,7 @@ class RiskGroup:
 
     A step in a curve, or a point on a line: `survival` (m,), 0..1 and never rising, is the share
     without an event at each of `time` (m,), rising; `band` are the (m,) ends of its 95 % intervals.
+    After `until` nobody was seen, so the curve ends there.
     `at_risk` (J + 1,) are the patients who were still seen without an event at 0 and at each end of a
     period but the last, and to the end of the last; noised where the table is. `predicted` is the mean
     predicted risk of an event up to the last edge and `observed` the share that had one; None where
@@ -31,6 +32,7 @@ class RiskGroup:
     time: Floats
     survival: Floats
     band: tuple[Floats, Floats]
+    until: float
     at_risk: Floats
     predicted: float
     observed: Estimate | None
@@ -41,7 +43,8 @@ def exact_groups(
 ) -> tuple[RiskGroup, ...]:
     """The same from exact scores, split at the risks `cuts`; a group without patients is left out.
 
-    Kaplan and Meier's curves, with their intervals as in `Curve`, up to the last of (K,) `edges`.
+    Kaplan and Meier's curves, with their intervals as in `Curve`, up to the last of (K,) `edges`. Where no
+    event was seen the variance says nothing, and who was followed to the end bounds `observed`.
     """
     seen = scores.up_to(edges[-1])
     column = np.searchsorted(np.array(cuts), seen.risk, side="right")
@@ -55,7 +58,9 @@ def exact_groups(
         value, low, high = (
             1 - float(v[-1]) if v.size else 0.0 for v in (curve.survival, curve.high, curve.low)
         )
-        ended = bool(np.max(time) >= edges[-1])
+        followed = int((time >= edges[-1]).sum())
+        if not event.any() and followed:
+            high = 1 - 0.025 ** (1 / followed)  # of k = 0 among them (Clopper and Pearson 1934)
         found.append(
             RiskGroup(
                 name=name,
@@ -64,9 +69,10 @@ def exact_groups(
                 time=curve.time,
                 survival=curve.survival,
                 band=(curve.low, curve.high),
+                until=float(time.max()),
                 at_risk=at_risk(time, np.array([0.0, *period_ends(edges)])),
                 predicted=float(seen.risk[of].mean()),
-                observed=Estimate(value, (low, high)) if ended else None,
+                observed=Estimate(value, (low, high)) if followed else None,
             )
         )
     return tuple(found)

@@ -151,7 +151,7 @@ def survival(page: Page) -> str:
             "h / (1 + h)."
         )
     if exact:
-        said.append("Exact: steps, with 95 % bands (Greenwood).")
+        said.append("Exact: steps, with 95 % bands (Greenwood), until nobody is seen any more.")
     if released:
         said.append(
             "Released: at the ends of periods, with 95 % bars for noise and patients; a curve ends where "

@@ -50,8 +50,8 @@ def survival_svg(
     return svg_of(figure)
 
 
-def _steps(axes: "Axes", group: RiskGroup, last: float) -> None:
-    time = np.concatenate([[0.0], group.time, [last]])
+def _steps(axes: "Axes", group: RiskGroup, last: float) -> None:  # noqa: ARG001
+    time = np.concatenate([[0.0], group.time, [group.until]])
     value, low, high = (
         np.concatenate([[1.0], v, v[-1:] if v.size else [1.0]])
         for v in (group.survival, *group.band)

@@ -69,6 +69,7 @@ def _followed(
         time=table.ends[:read],
         survival=falling,
         band=(low, high),
+        until=float(table.ends[read - 1]),
         at_risk=np.append(of.at_risk, of.to_the_end),
         predicted=float(np.average(risk_centres()[start:stop], weights=mass)),
         observed=observed if whole else None,

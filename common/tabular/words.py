@@ -28,7 +28,7 @@ def _said(column: Column) -> str:
         return f"'{column.name}', one of {', '.join(column.categories)}"
     low, high = column.range or (0.0, 0.0)
     unit = f" {column.unit}" if column.unit else ""
-    return f"'{column.name}', {low:g} to {high:g}{unit}"
+    return f"'{column.name}', {low:,.10g} to {high:,.10g}{unit}"
 
 
 UNREAD = (

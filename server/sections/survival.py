@@ -151,8 +151,8 @@ class Survival(Part):
             for group in judged.groups
         ]
         return (
-            f"By group of predicted risk, the share with the event up to {judged.horizon:,g} "
-            f"({judged.source}):\n\n" + table(("risk", "predicted", "observed"), rows)
+            f"By group of predicted risk, the share with the event up to {judged.horizon:,g} in the study's "
+            f"unit of time ({judged.source}):\n\n" + table(("risk", "predicted", "observed"), rows)
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.files import write_atomic
 from simulation.convert.candidates import table_rows
+from simulation.convert.writing import check_own
 
 TABLE, SPLIT = "brca.csv", "train_test_split.csv"
 REGIONS = ("northeast", "south", "west", "midwest", "europe", "canada")  # fold train_0 ... train_5
@@ -48,8 +49,10 @@ def convert_brca(source: Path, out: Path, *, published_split: bool) -> dict[str,
 
     With `published_split` the published sides are apart, as `out`/train/<region> and
     `out`/test/<region>, and so they are counted. The 8 patients whom the benchmark left out are left
-    out. DataError when a table is not the published one.
+    out. DataError when a table is not the published one, or other hospitals are there.
     """
+    for parent in (out / "train", out / "test") if published_split else (out,):
+        check_own(parent, REGIONS)
     homes = _homes(source / SPLIT)
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     counts: dict[str, Counter[str]] = defaultdict(Counter)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from common.errors import DataError
 from common.files import write_atomic
+from simulation.convert.writing import check_own
 
 HOSPITALS = {
     "cleveland": "cleveland",
@@ -62,8 +63,11 @@ def convert_heart(source: Path, out: Path, *, published_split: bool) -> dict[str
     """Write `out`/<hospital>/records.csv; patients, and how many of them are ill, of each hospital.
 
     With `published_split` the published sides are apart, as `out`/train/<hospital> and
-    `out`/test/<hospital>, and so they are counted. DataError when a file is not the published one.
+    `out`/test/<hospital>, and so they are counted. DataError when a file is not the published one, or
+    other hospitals are there.
     """
+    for parent in (out / "train", out / "test") if published_split else (out,):
+        check_own(parent, HOSPITALS)
     counts: dict[str, Counter[str]] = {}
     for hospital, published in HOSPITALS.items():
         rows = _rows(source / f"processed.{published}.data", hospital)

@@ -27,11 +27,15 @@ WITHIN_SECONDS = 12.0  # a process imports for some seconds, then trains: kills 
 
 def simulate(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     program = [sys.executable, "-m", "simulation", "--runs", str(folder.parent)]
-    return subprocess.Popen(
-        [*program, "--name", folder.name, *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with said_by(folder).open("w") as said:
+        return subprocess.Popen(
+            [*program, "--name", folder.name, *options], stdout=subprocess.DEVNULL, stderr=said
+        )
+
+
+def said_by(folder: Path) -> Path:
+    """What the last process of a run said."""
+    return folder.with_suffix(".said")
 
 
 def new_or_resumed(protocol: Path, folder: Path) -> list[str]:
@@ -51,7 +55,7 @@ def new_or_resumed(protocol: Path, folder: Path) -> list[str]:
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
     tmp_path: Path, small_study: SmallStudy, task: str, attempt: int, kills: int
 ) -> None:
-    study: StudyProtocol = small(task, rounds=60, north=40, east=20, west=12)
+    study: StudyProtocol = small(task, rounds=30, north=40, east=20, west=12)
     if task == USUAL:
         training = small_study().training.model_copy(update={"steps_per_round": 30})
         study = small_study(north=40, east=20, west=12, quorum=3).model_copy(
@@ -60,7 +64,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
     protocol = tmp_path / "protocol.toml"
     protocol.write_text(study.to_toml())
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert simulate(whole, *new_or_resumed(protocol, whole)).wait(240) == 0
+    done = simulate(whole, *new_or_resumed(protocol, whole)).wait(240)
+    assert done == 0, said_by(whole).read_text()
 
     seed = random.SystemRandom().randrange(10**6)
     print(task, "attempt", attempt, "seed of the moments of the kills:", seed)
@@ -76,7 +81,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
             ended_early += 1
         process.wait()
     assert ended_early > 0
-    assert simulate(killed, "--resume").wait(240) == 0
+    done = simulate(killed, *new_or_resumed(protocol, killed)).wait(240)
+    assert done == 0, said_by(killed).read_text()
 
     model = "model.safetensors"
     assert (killed / model).read_bytes() == (whole / model).read_bytes()

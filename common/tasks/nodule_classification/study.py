@@ -56,6 +56,11 @@ class Images(Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ct: CtPatches | None = None
 
+    @property
+    def split(self) -> None:
+        """None: a hospital's own manifest may say it, and a protocol cannot."""
+        return None
+
     @model_validator(mode="after")
     def _two_names(self) -> "Images":
         if self.classes[0] == self.classes[1]:
@@ -161,6 +166,6 @@ def of_images(protocol: StudyProtocol, what: str) -> NoduleStudy:
     if isinstance(protocol, NoduleStudy):
         return protocol
     raise ProtocolError(
-        f"expected a study of nodule-classification and found one of {protocol.task}: {what} is for "
-        f"images"
+        f"{what} is for a study of images (nodule-classification), found one of {protocol.task}; leave it "
+        f"out"
     )

@@ -127,3 +127,8 @@ class SurvivalData(Section):
     def validation_fraction(self) -> float:
         """As the records say."""
         return self.records.validation_fraction
+
+    @property
+    def split(self) -> str | None:
+        """As the records say."""
+        return self.records.split

@@ -205,6 +205,17 @@ def test_one_validation_fraction_for_life(folder: Path) -> None:
         ledger.reserve(OTHER, "6" * 64, 1, {"training": TRAINING}, TERMS)
 
 
+def test_one_column_of_sides_for_life(folder: Path) -> None:
+    """A coordinator that names another column would have validation patients trained on, unpaid."""
+    by_hash: Terms = {**TERMS, "validation-column": "none"}
+    by_column: Terms = {**TERMS, "validation-column": "fold"}
+    with Ledger.open(folder) as ledger:
+        ledger.reserve(KEY, STUDY, 1, {"training": TRAINING}, by_hash)
+        with pytest.raises(LedgerError, match=r"validation column none, .* found fold; patients"):
+            ledger.reserve(OTHER, "6" * 64, 1, {"training": TRAINING}, by_column)
+        assert ledger.spends("training") == [TRAINING]
+
+
 def test_a_reader_cannot_write(folder: Path) -> None:
     with Ledger.read(folder) as ledger, pytest.raises(LedgerError, match="readonly"):
         ledger.reserve(KEY, STUDY, 1, {"training": TRAINING}, TERMS)

@@ -7,6 +7,8 @@ import tomli_w
 
 from client.plain_words import in_plain_words
 from common.protocol import StudyProtocol, parse_protocol
+from common.tasks import bins_of
+from tests.tasks import TASKS, small
 from tests.unit.client.conftest import Office
 
 SmallStudy = Callable[..., StudyProtocol]
@@ -37,3 +39,13 @@ def test_what_the_study_is_meant_for(
     study = parse_protocol(tomli_w.dumps({**fields, "inclusion": inclusion}))
     assert f"Meant for {said} This excludes nobody" in said_of(study, office)
     assert "Meant for" not in said_of(plain, office)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_is_said_that_the_study_has_not(task: str, office: Office) -> None:
+    study = small(task)
+    said = said_of(study, office)
+    assert ("histogram" in said) is (bins_of(study) > 0)
+    assert ("DICOM" in said) is (task == "nodule-classification")
+    assert ("each class has at least" in said) is (bins_of(study) > 0 and task != "survival")
+    assert ("with and without the event, has at least" in said) is (task == "survival")

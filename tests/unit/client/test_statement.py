@@ -125,6 +125,8 @@ def test_a_validation_account_is_stated_where_something_is_judged(task: str, off
     assert ("are never trained on" in own) is (bins > 0)
     assert ("(0.34 of all, " in own) is True
     assert not re.search(r"(?i)\b(images?|CT|scans?)\b", own)
+    releases = text.split("## Every release")[1].split("\n## ")[0]
+    assert ("histogram" in releases) is (bins > 0)
 
 
 def test_every_reply_has_its_row_among_the_releases(office: Any, small_study: MakeStudy) -> None:

@@ -384,6 +384,19 @@ def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
     assert b"brain.Event:2" in path.read_bytes()[12 : 12 + length]
 
 
+def test_a_figure_without_an_interval_or_with_a_wide_one_is_said_to_say_little() -> None:
+    known = {"nominal_patients": 200, "validation_patients": 40}
+    hospitals = (
+        HospitalFacts(name="none", discrimination=0.6, **known),
+        HospitalFacts(name="wide", discrimination=0.9, interval=(0.01, 0.99), **known),
+        HospitalFacts(name="narrow", discrimination=0.9, interval=(0.8, 0.95), **known),
+        HospitalFacts(name="undefined", **known),
+    )
+    said = replace(rehearsal(), hospitals=hospitals).small_cohorts()
+    assert [sentence.split()[0] for sentence in said] == ["none", "wide"]
+    assert all("too few pairs to compare among them: its own AUROC says little" in s for s in said)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_hospital_with_few_patients_is_told_what_it_gets(tmp_path: Path) -> None:
     few = HospitalFacts(name="west", nominal_patients=3, validation_patients=1)

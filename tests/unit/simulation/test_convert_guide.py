@@ -84,4 +84,4 @@ def test_its_commands_for_records_run(
     (command,) = re.findall(rf"^\$ intramural-simulate (convert {name} .*)$", guide, re.MULTILINE)
     done = CliRunner().invoke(app, shlex.split(command))
     assert done.exit_code == 0, done.output
-    assert len(hospital_folders(task, tmp_path / "out/hospitals")) == hospitals
+    assert len(hospital_folders(task, tmp_path / command.split()[-1])) == hospitals

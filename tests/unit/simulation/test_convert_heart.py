@@ -111,6 +111,18 @@ def test_codes_become_the_words_of_their_description(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("options", [(), ("--published-split",)])
+def test_no_other_study_s_hospitals_are_mixed_in(tmp_path: Path, options: tuple[str, ...]) -> None:
+    source, out = made(tmp_path), tmp_path / "out"
+    assert [convert(source, out, *options)[0] for _ in range(2)] == [0, 0]
+    other = (out / "train" if options else out) / "canada"
+    other.mkdir()
+    (other / "records.csv").write_text("patient_id,age\n")
+    code, said = convert(source, out, *options)
+    assert code == 2
+    assert "found 'canada'; choose another folder" in said
+
+
 def test_the_example_takes_every_row(tmp_path: Path) -> None:
     code, said = convert(made(tmp_path), tmp_path / "out")
     assert code == 0, said

@@ -361,10 +361,10 @@ def test_one_table_is_needed(tmp_path: Path) -> None:
         (b"", "found 0 columns without patient_id, age, sex, bmi, outcome"),
         (b"P1,36.6,m,30,no\n", "found 5 columns without patient_id, age, sex, bmi, outcome"),
         (b"patient_id,age,sex,bmi\n", "found 4 columns without outcome"),
-        (b"patient_id|age|sex|bmi|outcome\n", "found 1 columns without patient_id"),
+        (b"patient_id|age|sex|bmi|outcome\n", "found 1 column without patient_id"),
         (b"patient_id,age,sex,bmi,outcome,age\n", "found 'age' twice"),
         (b"patient_id,age,sex,bmi,outcome,x,x\n", "found another one twice"),
-        (b"patient_id,age,sex,bmi,outcome\n", "expected a row that can be used, found none"),
+        (b"patient_id,age,sex,bmi,outcome\n", "expected rows of patients, found none"),
         (
             b'patient_id,age,sex,bmi,outcome\nP1,36,"m,30,no\nP2',
             "found quotes or cells that do not",
@@ -445,3 +445,23 @@ def test_a_table_is_never_in_memory_as_text(
     print(f"peak {peak / 1e6:.1f} MB")
     assert peak < 3.5e6
     np.testing.assert_allclose(found.values, numbers / 50 - 1, atol=1e-6)
+
+
+def test_rows_of_long_cells_are_not_in_memory_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 rows of 1 MB as Python has text beyond the alphabet, of which few are read at once."""
+    monkeypatch.setattr(tables, "CHARACTERS_AT_ONCE", 1 << 20)
+    table = [
+        {**row, "bmi": 100_000 * "x" + "\U0001f600", "sex": 100_000 * "y"} for row in rows(100)
+    ]
+    write_csv(tmp_path, HEADER, [*table, *rows(3)])
+    del table
+    tracemalloc.start()
+    try:
+        found = read(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.rows.tolist() == [102, 103, 104]
+    assert peak < 20e6

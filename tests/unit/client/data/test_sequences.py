@@ -126,9 +126,18 @@ def test_a_column_may_say_the_side(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         (("", 1, "pulse", 70), "column 'patient_id' names nobody"),
-        (("ann", NAME, "pulse", 70), "column 'time' is not a plain number such as -12.5, with a point"),
-        (("ann", "nan", "pulse", 70), "column 'time' is not a plain number such as -12.5, with a point"),
-        (("ann", 1, "pulse", NAME), "column 'value' is not a plain number such as -12.5, with a point"),
+        (
+            ("ann", NAME, "pulse", 70),
+            "column 'time' is not a plain number such as -12.5, with a point",
+        ),
+        (
+            ("ann", "nan", "pulse", 70),
+            "column 'time' is not a plain number such as -12.5, with a point",
+        ),
+        (
+            ("ann", 1, "pulse", NAME),
+            "column 'value' is not a plain number such as -12.5, with a point",
+        ),
         (("ann", 1, "pulse", ""), "column 'value' is missing"),
         (("ann", 1, "pulse", 700), "column 'value' is outside of its public range"),
         ((NAME, 1, "pulse", 70), "its stay has no outcome that can be used"),

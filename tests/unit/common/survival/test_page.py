@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from common.drawing import canvas
 from common.survival.evaluation import as_json, evaluate
+from common.survival.groups import exact_groups
 from common.survival.page import Page, headline, sections
+from common.survival.plots import _steps
 from common.survival.scores import SurvivalScores
 from tests.unit.common.survival.populations import EDGES, SEED, only, proportional
-
 
 UNIT = r"<years> $\frac{$"  # a plot takes what is between dollars for a formula
 
@@ -56,3 +58,16 @@ def test_figures_for_machines_are_those_of_the_page() -> None:
     assert sum(group["patients"] for group in facts["groups"]) == 200
     assert facts["groups"][2]["predicted"] == pytest.approx(found.groups[2].predicted)
     assert evaluate(SurvivalScores.concatenate([]), EDGES) is None
+
+
+def test_a_curve_ends_where_nobody_is_seen_any_more() -> None:
+    last = EDGES[-1]
+    time = np.array([0.3, 0.5, 0.6]) * last
+    scores = SurvivalScores(
+        np.full(3, 0.1), None, time, np.array([True, False, False]), np.arange(3)
+    )
+    (group,) = exact_groups(scores, (0.3, 0.6), EDGES)
+    assert group.observed is None
+    figure, (axes,) = canvas(4, 3, 1)
+    _steps(axes, group, last)
+    assert axes.lines[0].get_xdata().max() == pytest.approx(0.6 * last)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import CoxPHFitter, KaplanMeierFitter
 from lifelines.utils import concordance_index
+from scipy.stats import binomtest
 from sksurv.metrics import concordance_index_ipcw
 from sksurv.util import Surv
 
@@ -105,6 +106,23 @@ def test_without_noise_unos_index_and_brier_score_are_nearly_the_exact_ones() ->
     ranked = read_table(survival_table(scores, EDGES), 0.0, EDGES, ranks_only=True)
     assert ranked is not None
     assert ranked.brier is None
+
+
+def test_no_event_is_no_certainty_but_bounded_by_who_was_followed_to_the_end() -> None:
+    time = np.array([9.0, 9.0, 9.0, 9.0, 2.0, 3.0])
+    scores = SurvivalScores(
+        risk=np.full(6, 0.1),
+        survival=None,
+        time=time,
+        event=np.zeros(6, bool),
+        patient=np.arange(6),
+    )
+    (group,) = exact_groups(scores, (0.3, 0.6), (4.0, 8.0))
+    assert group.observed is not None
+    reference = binomtest(0, 4).proportion_ci(0.95, method="exact")
+    assert group.until == 8.0
+    assert group.observed.value == 0.0
+    assert group.observed.interval == pytest.approx((reference.low, reference.high))
 
 
 def test_exact_groups_are_those_of_the_released_ones_without_ties() -> None:
