@@ -82,7 +82,7 @@ def no_clipping(patch: Patch) -> None:
 
 def _careless(patch: Patch, *, by_view: bool) -> None:
     def clipper(model: nn.Module, protocol: StudyProtocol, *_: Any) -> engine.PatientClipper:
-        return _Careless(model, protocol.privacy.max_grad_norm, by_view=by_view)
+        return _Careless(model, protocol, by_view=by_view)
 
     patch.setattr(training, "make_clipper", clipper)
     patch.setattr(canaries, "CANARIES", (800, 800))  # fewer: it takes one patient at a time

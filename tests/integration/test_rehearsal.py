@@ -26,6 +26,7 @@ from simulation.live import Silent
 from simulation.rehearsal import Rehearsal
 from simulation.results import gather, write_files
 from simulation.summary_json import as_json
+from tests.tasks import small
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +145,20 @@ def test_a_hospital_that_is_lost_on_the_way_is_missing_and_the_quorum_decides(
     assert outcome.last is not None
     assert outcome.last.missing == ["west"]
     assert as_json(tmp_path, gather(rehearsal, outcome, {}))["stopped"] == "quorum-missed"
+
+
+def test_a_rehearser_is_told_why_hospitals_cannot_use_their_data(tmp_path: Path) -> None:
+    rehearsal = rehearse(small("risk"), tmp_path)
+    table = tmp_path / "hospitals/west/data/records.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header.replace("age", "years"), *rows]))
+    outcome = rehearsal.carry_out(Silent(), resume=False)
+    assert outcome.stopped == "quorum-missed"
+    assert outcome.last is not None
+    assert outcome.last.refused == {"west": "E-DATA"}
+    (said,) = rehearsal.unreadable(outcome.last.refused)
+    assert said.startswith("west: records.csv: expected the columns patient_id, ")
+    assert " columns without age; " in said
 
 
 def test_without_privacy_the_epsilon_is_not_a_number_that_looks_good(

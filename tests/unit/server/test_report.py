@@ -385,12 +385,12 @@ def test_tensorboard_reads_back_what_was_written_once(tmp_path: Path) -> None:
 
 
 def test_a_figure_without_an_interval_or_with_a_wide_one_is_said_to_say_little() -> None:
-    known = {"nominal_patients": 200, "validation_patients": 40}
+    known = HospitalFacts(name="undefined", nominal_patients=200, validation_patients=40)
     hospitals = (
-        HospitalFacts(name="none", discrimination=0.6, **known),
-        HospitalFacts(name="wide", discrimination=0.9, interval=(0.01, 0.99), **known),
-        HospitalFacts(name="narrow", discrimination=0.9, interval=(0.8, 0.95), **known),
-        HospitalFacts(name="undefined", **known),
+        known,
+        replace(known, name="none", discrimination=0.6),
+        replace(known, name="wide", discrimination=0.9, interval=(0.01, 0.99)),
+        replace(known, name="narrow", discrimination=0.9, interval=(0.8, 0.95)),
     )
     said = replace(rehearsal(), hospitals=hospitals).small_cohorts()
     assert [sentence.split()[0] for sentence in said] == ["none", "wide"]

@@ -68,6 +68,6 @@ def test_a_curve_ends_where_nobody_is_seen_any_more() -> None:
     )
     (group,) = exact_groups(scores, (0.3, 0.6), EDGES)
     assert group.observed is None
-    figure, (axes,) = canvas(4, 3, 1)
+    _, (axes,) = canvas(4, 3, 1)
     _steps(axes, group, last)
-    assert axes.lines[0].get_xdata().max() == pytest.approx(0.6 * last)
+    assert np.max(axes.lines[0].get_xdata()) == pytest.approx(0.6 * last)
