@@ -135,7 +135,7 @@ def _patients(
     said = f"{training} training and {len(validation)} validation patients, {nominal} agreed as nominal"
     least, judge = policy.limits.smallest_group, task_of(protocol).judge
     enough = judge is None or large_enough(
-        judge.groups_of(validation.labels, validation.patient_of_view), least
+        judge.groups_of(protocol, validation.labels, validation.patient_of_view), least
     )
     if not enough:
         said += f"; score histograms stay here: a class has fewer than {least}"

@@ -90,9 +90,14 @@ class Binary(Judge[Scores]):
         return scores.patients
 
     def groups(self, scores: Scores) -> tuple[int, ...]:
-        return self.groups_of(scores.label, scores.patient)
+        return patients_per_class(scores.label, scores.patient)
 
-    def groups_of(self, labels: NDArray[Any], patient: NDArray[np.int64]) -> tuple[int, ...]:
+    def groups_of(
+        self,
+        protocol: StudyProtocol,  # noqa: ARG002
+        labels: NDArray[Any],
+        patient: NDArray[np.int64],
+    ) -> tuple[int, ...]:
         return patients_per_class(labels, patient)
 
     def bins(self, protocol: StudyProtocol) -> int:  # noqa: ARG002

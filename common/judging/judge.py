@@ -81,7 +81,9 @@ class Judge(ABC, Generic[J]):
         """Patients in each group of which none may be small in a release (the site policy says how)."""
 
     @abstractmethod
-    def groups_of(self, labels: NDArray[Any], patient: NDArray[np.int64]) -> tuple[int, ...]:
+    def groups_of(
+        self, protocol: StudyProtocol, labels: NDArray[Any], patient: NDArray[np.int64]
+    ) -> tuple[int, ...]:
         """The same before any model has said anything: labels (n, ...), patient (n,) ordinals."""
 
     @abstractmethod

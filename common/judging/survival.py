@@ -79,10 +79,12 @@ class Survival(Judge[SurvivalScores]):
 
     def groups_of(
         self,
+        protocol: StudyProtocol,
         labels: NDArray[Any],
         patient: NDArray[np.int64],  # noqa: ARG002  (a patient is there once)
     ) -> tuple[int, ...]:
-        with_event = int((labels.reshape(-1, 2)[:, 1] == 1).sum())
+        time, event = labels.reshape(-1, 2).T
+        with_event = int(((event == 1) & (time <= edges_of(protocol)[-1])).sum())
         return len(labels) - with_event, with_event
 
     def bins(self, protocol: StudyProtocol) -> int:

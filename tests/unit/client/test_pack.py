@@ -463,7 +463,7 @@ def shared_out(study: StudyProtocol, folder: Path) -> tuple[Path, set[int]]:
     counts = {PATIENTS, len(found.training), len(found.validation)}
     if (judge := task_of(study).judge) is not None:
         for side in (found.training, found.validation):
-            counts |= {len(side.labels), *judge.groups_of(side.labels, side.patient_of_view)}
+            counts |= {len(side.labels), *judge.groups_of(study, side.labels, side.patient_of_view)}
     return data, {count for count in counts if count > 99}
 
 
