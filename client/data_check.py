@@ -140,7 +140,8 @@ def _patients(
     if not enough:
         said += f"; score histograms stay here: a class has fewer than {least}"
     if apart:
-        count = f"{said}; {len(apart)} files, findings or rows are set aside"
+        what = "files and findings" if isinstance(protocol, NoduleStudy) else "rows"
+        count = f"{said}; {len(apart)} {what} are set aside"
         named = "".join(f"\n        {one.what}: {one.reason}" for one in apart[:MOST_NAMED])
         return Finding("data", "look", count + named, in_log=count)
     return Finding("data", "good" if enough and 2 * training >= nominal else "look", said)

@@ -56,7 +56,7 @@ def test_a_consortium_runs_a_study_and_ends_with_the_rehearsals_model(
         assert record["answered"] == sorted(consortium.study.hospital_names)
     assert consortium.model() == consortium.rehearsed()
     report = (consortium.run_folder / "report.html").read_text()
-    assert "The images stayed in the hospitals" in report
+    assert "The patients' data stayed in the hospitals" in report
 
     refused, said = consortium.run()
     assert (refused, "has finished" in said) == (2, True)

@@ -78,6 +78,6 @@ def test_a_small_hospital_is_told_what_is_set_aside_too(tmp_path: Path, study: P
     assert found.verdict == "look"
     for said in (found.said, found.in_log or ""):
         assert "a class has fewer than 50" in said
-        assert "1 files, findings or rows are set aside" in said
+        assert "1 files and findings are set aside" in said
     assert "letter of Jane.txt: it is not a DICOM file" in found.said
     assert "Jane" not in (found.in_log or "")

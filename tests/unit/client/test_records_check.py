@@ -42,7 +42,7 @@ def test_bad_rows_are_counted_and_named_by_row_and_column(tmp_path: Path, write:
     assert parse_protocol(protocol.read_text()).task == "risk"
     *_, data = findings_of_data(folder, protocol, None, DataLook())
     assert data.verdict == "look", data
-    assert data.said.splitlines()[0].endswith("2 files, findings or rows are set aside")
+    assert data.said.splitlines()[0].endswith("2 rows are set aside")
     assert [line.strip() for line in data.said.splitlines()[1:]] == [
         f"{file} row {4 + first}: column 'age' is not a plain number such as -12.5, with a point",
         f"{file} row {9 + first}: column 'sex' is missing; column 'bmi' is not a plain number such as "
