@@ -308,15 +308,15 @@ def parse_protocol(text: str) -> StudyProtocol:
         if len(text.encode()) > MAX_TEXT_BYTES:
             raise ProtocolError(f"the protocol is larger than {MAX_TEXT_BYTES} bytes")
         tables = tables_of(text)
-        kind = tasks.task_named(tables.get("task", tasks.USUAL)).study
-        try:
-            return kind.model_validate(tables, by_name=False)
-        except ValidationError as error:
-            raise ProtocolError(first_problem(error, kind)) from error
     # Not only TOMLDecodeError: the text comes over the wire, and tomllib also fails on integers of
     # thousands of digits and on half a surrogate pair.
     except ValueError as error:
         raise ProtocolError(f"the protocol is not valid TOML: {shown(error)}") from error
+    kind = tasks.task_named(tables.get("task", tasks.USUAL)).study
+    try:
+        return kind.model_validate(tables, by_name=False)
+    except ValidationError as error:
+        raise ProtocolError(first_problem(error, kind)) from error
 
 
 def load_protocol(path: Path) -> StudyProtocol:

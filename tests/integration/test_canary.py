@@ -40,7 +40,9 @@ def assert_nothing_leaves(task: str, rows: list[Row]) -> None:
     # And then the study goes on.
     rounds = len(requests(planted_of(task).STUDY))
     assert [row.fault for row in rows if row.answered != rounds] == []
-    assert all(row.files > 8 for row in rows)
+    assert all(
+        row.files > 5 for row in rows
+    )  # ledger, log, policy and more; a summary has no scores
 
 
 @pytest.mark.slow
