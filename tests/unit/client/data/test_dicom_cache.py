@@ -225,7 +225,7 @@ def test_old_entries_are_forgotten(folder: Path, tmp_path: Path) -> None:
 MEASURED = """
 import sys, time
 from pathlib import Path
-from client.data import open_cohort
+from client.data.image_folder import open_cohort
 from tests.unit.client.data.making_dicom import IMAGES, hospital
 folder, small, kept = map(Path, sys.argv[1:])
 open_cohort(small, IMAGES)
