@@ -71,13 +71,16 @@ class Model(Section):
 
 
 class Training(Section):
-    """Local work of one server round: SGD steps at each hospital, counted, never data-dependent."""
+    """Local work of one server round: SGD steps at each hospital, counted, never data-dependent.
+
+    A step sees up to `views_per_patient` of a drawn patient's images, records or series.
+    """
 
     steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
+    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class Evaluation(Section):

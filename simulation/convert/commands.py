@@ -50,6 +50,9 @@ Negatives = Annotated[
     int,
     typer.Option(min=0, help="Most candidates of a series that are no nodule, drawn at random."),
 ]
+PublishedSplit = Annotated[
+    bool, typer.Option("--published-split", help="The benchmark's sides, as train/ and test/.")
+]
 Seed = Annotated[int, typer.Option(help="Of that draw.")]
 Sites = Annotated[
     Path | None,
@@ -152,9 +155,7 @@ def brca(
         Path, typer.Argument(help="Folder with brca.csv and train_test_split.csv, as in FLamby.")
     ],
     out: Out,
-    published_split: Annotated[
-        bool, typer.Option("--published-split", help="The benchmark's sides, as train/ and test/.")
-    ] = False,
+    published_split: PublishedSplit = False,
 ) -> None:
     """Fed-TCGA-BRCA: survival of breast cancer in six regions -> records.csv for each."""
     with refusing_to_write(out):
@@ -171,9 +172,7 @@ def heart(
         Path, typer.Argument(help="Folder with processed.cleveland.data and its three siblings.")
     ],
     out: Out,
-    published_split: Annotated[
-        bool, typer.Option("--published-split", help="The benchmark's sides, as train/ and test/.")
-    ] = False,
+    published_split: PublishedSplit = False,
 ) -> None:
     """The UCI heart-disease files: coronary disease at four hospitals -> records.csv for each.
 

@@ -13,36 +13,27 @@ import tomli_w
 import torch
 from lifelines.utils import concordance_index
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from client.policy import load_policy
 from client.readers import open_cohort
 from client.training import load_model
 from common.protocol import StudyProtocol, load_protocol, parse_protocol
 from common.tasks import task_of
-from simulation.__main__ import app
 from simulation.hospitals import from_folder, settle
 from simulation.live import Silent
 from simulation.prepare import EXAMPLES
 from simulation.rehearsal import Rehearsal
+from tests.published import with_published_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-PUBLISHED = Path(__file__).parents[3] / "shared/data/fed-tcga-brca"
 SEEDS = (1, 2, 3, 4, 5)
 
 
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with train/ and test/ of the six regions."""
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"Fed-TCGA-BRCA's tables are not at {PUBLISHED}")
-    out = tmp_path_factory.mktemp("brca")
-    done = CliRunner().invoke(
-        app, ["convert", "brca", str(PUBLISHED), str(out), "--published-split"]
-    )
-    assert done.exit_code == 0, done.output
-    return out
+    return with_published_split("brca", "fed-tcga-brca", tmp_path_factory.mktemp("brca"))
 
 
 def benchmark(*, no_dp: bool) -> StudyProtocol:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from client.policy import load_policy
 from client.readers import open_cohort
@@ -23,16 +22,15 @@ from common.protocol import Section, StudyProtocol, load_protocol
 from common.tabular.schema import Column
 from common.tasks import task_of
 from common.tasks.risk.study import RiskStudy
-from simulation.__main__ import app
 from simulation.convert.heart import ECG, OUTCOMES, PAIN, SUGAR
 from simulation.hospitals import from_folder, settle
 from simulation.live import Silent
 from simulation.prepare import EXAMPLES
 from simulation.rehearsal import Rehearsal
+from tests.published import with_published_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-PUBLISHED = Path(__file__).parents[3] / "shared/data/fed-heart-disease"
 SEEDS = (1, 2, 3, 4, 5)
 NOBODY_DRAWS = SEEDS[:1]  # without noise, and with every patient in every step, all seeds are alike
 S = TypeVar("S", bound=Section)
@@ -54,14 +52,7 @@ FEATURES = (
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with train/ and test/ of the four hospitals."""
-    if not PUBLISHED.is_dir():
-        pytest.skip(f"Fed-Heart-Disease's files are not at {PUBLISHED}")
-    out = tmp_path_factory.mktemp("heart")
-    done = CliRunner().invoke(
-        app, ["convert", "heart", str(PUBLISHED), str(out), "--published-split"]
-    )
-    assert done.exit_code == 0, done.output
-    return out
+    return with_published_split("heart", "fed-heart-disease", tmp_path_factory.mktemp("heart"))
 
 
 @pytest.fixture(scope="module")

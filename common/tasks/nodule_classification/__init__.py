@@ -36,11 +36,6 @@ class NoduleClassification(Task[NoduleStudy]):
     def view_shape(self, protocol: NoduleStudy) -> tuple[int, ...]:
         return (protocol.images.channels, protocol.images.size, protocol.images.size)
 
-    def some_labels(self, protocol: NoduleStudy, views: int) -> "Tensor":  # noqa: ARG002
-        import torch
-
-        return torch.arange(views) % 2
-
     def predict(self, protocol: NoduleStudy, model: "nn.Module", inputs: "Tensor") -> "Tensor":
         """(n, 1), see `probability`."""
         return probability(protocol.evaluation, model, inputs)

@@ -106,6 +106,7 @@ class ImageModel(Model):
 class ImageTraining(Training):
     """Local work of one server round; with `flips_and_rotations` each view is turned at random."""
 
+    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
     flips_and_rotations: bool = True
 
 

@@ -3,22 +3,21 @@
 from typing import TYPE_CHECKING
 
 from common.judging.binary import Binary
+from common.tabular.task import TableTask
 from common.tabular.words import asked_columns, of_records
 from common.tasks.risk.study import RiskStudy
-from common.tasks.task import Loss, Task
+from common.tasks.task import Loss
 from common.tasks.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Risk(Task[RiskStudy]):
+class Risk(TableTask[RiskStudy]):
     """Records of a patient -> the probability of the last class; one output, its logit or margin."""
 
     study = RiskStudy
     judge = Binary(unit=0.25)
-    view = "record"
-    files = "records.csv or records.parquet"
 
     def build(self, protocol: RiskStudy) -> "nn.Module":
         from common.tasks.risk.models import build_model
@@ -30,14 +29,6 @@ class Risk(Task[RiskStudy]):
         from common.losses import hinge, logistic
 
         return Loss(hinge if protocol.model.name == "linear-svm" else logistic)
-
-    def view_shape(self, protocol: RiskStudy) -> tuple[int, ...]:
-        return (len(protocol.records.features),)
-
-    def some_labels(self, protocol: RiskStudy, views: int) -> "Tensor":  # noqa: ARG002
-        import torch
-
-        return torch.arange(views) % 2
 
     def predict(self, protocol: RiskStudy, model: "nn.Module", inputs: "Tensor") -> "Tensor":  # noqa: ARG002
         """(n, 1): the sigmoid of the output.

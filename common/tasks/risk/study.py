@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common.judging.binary import TwoClassEvaluation
-from common.protocol import Model, StudyProtocol, Training
+from common.protocol import Model, Training
 from common.tabular.schema import RiskRecords
+from common.tabular.task import TableStudy
 
 
 class RiskModel(Model):
@@ -28,20 +29,14 @@ class RiskModel(Model):
         return self
 
 
-class RecordTraining(Training):
-    """Local work of one server round; of a patient with several records, up to `views_per_patient`."""
-
-    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
-
-
-class RiskStudy(StudyProtocol):
+class RiskStudy(TableStudy):
     """A study that predicts one of two outcomes from a patient's records."""
 
     task: Literal["risk"]
     records: RiskRecords
     model: RiskModel = RiskModel()
-    training: RecordTraining
-    without_dp: RecordTraining | None = None
+    training: Training
+    without_dp: Training | None = None
     evaluation: TwoClassEvaluation = TwoClassEvaluation()
 
     @property

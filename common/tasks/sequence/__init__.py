@@ -36,11 +36,6 @@ class SequenceTask(Task[SequenceStudy]):
     def view_shape(self, protocol: SequenceStudy) -> tuple[int, ...]:
         return (protocol.sequences.steps, protocol.sequences.features)
 
-    def some_labels(self, protocol: SequenceStudy, views: int) -> "Tensor":  # noqa: ARG002
-        import torch
-
-        return torch.arange(views) % 2
-
     def predict(self, protocol: SequenceStudy, model: "nn.Module", inputs: "Tensor") -> "Tensor":  # noqa: ARG002
         """(n, 1): the softmax of the last class."""
         import torch

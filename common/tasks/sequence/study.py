@@ -20,20 +20,14 @@ class SequenceModel(Model):
     hidden: Annotated[int, Field(ge=1, le=512)] = 16
 
 
-class SequenceTraining(Training):
-    """Local work of one server round; of a patient with several stays, up to `views_per_patient`."""
-
-    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
-
-
 class SequenceStudy(StudyProtocol):
     """A study that predicts one of two outcomes from a patient's series."""
 
     task: Literal["sequence"]
     sequences: Sequences
     model: SequenceModel = SequenceModel()
-    training: SequenceTraining
-    without_dp: SequenceTraining | None = None
+    training: Training
+    without_dp: Training | None = None
     evaluation: TwoClassEvaluation = TwoClassEvaluation()
 
     @property

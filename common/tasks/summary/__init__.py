@@ -7,22 +7,21 @@ or a quantile makes smallest, clipped and noised like any other, is the Gaussian
 
 from typing import TYPE_CHECKING
 
+from common.tabular.task import TableTask
 from common.tabular.words import asked_columns, of_records
 from common.tasks.summary.study import SummaryStudy
-from common.tasks.task import Loss, Task
+from common.tasks.task import Loss
 from common.tasks.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Summary(Task[SummaryStudy]):
+class Summary(TableTask[SummaryStudy]):
     """Records of a patient -> one number for each of D encoded columns, the same for everybody."""
 
     study = SummaryStudy
     judge = None
-    view = "record"
-    files = "records.csv or records.parquet"
 
     def build(self, protocol: SummaryStudy) -> "nn.Module":
         from common.tasks.summary.locations import Locations
@@ -36,9 +35,6 @@ class Summary(Task[SummaryStudy]):
 
         level = protocol.model.level
         return Loss(squared if level is None else partial(pinball, level=level))
-
-    def view_shape(self, protocol: SummaryStudy) -> tuple[int, ...]:
-        return (len(protocol.records.features),)
 
     def some_labels(self, protocol: SummaryStudy, views: int) -> "Tensor":
         import torch

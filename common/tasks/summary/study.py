@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.protocol import Aggregation, Model, StudyProtocol, Training
+from common.protocol import Aggregation, Model, Training
 from common.tabular.schema import Records
+from common.tabular.task import TableStudy
 
 NUMBERS = "numbers.weight"
 """The model's one array, (D, 1): a figure for each encoded column, in the encoding's units."""
@@ -47,7 +48,6 @@ class SummaryTraining(Training):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     momentum: Annotated[float, Field(ge=0, le=0)] = 0.0
     sampling_rate: Annotated[float, Field(ge=1, le=1)] = 1.0
-    views_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class SummaryAggregation(Aggregation):
@@ -59,11 +59,10 @@ class SummaryAggregation(Aggregation):
     max_share: None = None
 
 
-class SummaryStudy(StudyProtocol):
+class SummaryStudy(TableStudy):
     """A study that states a figure of each column. Nothing is judged: validation patients take no part."""
 
     task: Literal["summary"]
-    records: Records
     model: SummaryModel = SummaryModel()
     training: SummaryTraining = SummaryTraining()
     without_dp: SummaryTraining | None = None

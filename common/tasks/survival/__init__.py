@@ -3,22 +3,21 @@
 from typing import TYPE_CHECKING
 
 from common.judging.survival import Survival
+from common.tabular.task import TableTask
 from common.tabular.words import asked_columns, of_records
 from common.tasks.survival.study import SurvivalStudy
-from common.tasks.task import Loss, Task
+from common.tasks.task import Loss
 from common.tasks.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class SurvivalTask(Task[SurvivalStudy]):
+class SurvivalTask(TableTask[SurvivalStudy]):
     """A record of a patient -> hazards over time; labels (N, 2) are time and event, 0 or 1."""
 
     study = SurvivalStudy
     judge = Survival()
-    view = "record"
-    files = "records.csv or records.parquet"
 
     def build(self, protocol: SurvivalStudy) -> "nn.Module":
         from common.tasks.survival.models import build_model
@@ -30,9 +29,6 @@ class SurvivalTask(Task[SurvivalStudy]):
         from common.tasks.survival.models import loss_of
 
         return loss_of(protocol.model.name, protocol.survival.edges)
-
-    def view_shape(self, protocol: SurvivalStudy) -> tuple[int, ...]:
-        return (len(protocol.records.features),)
 
     def some_labels(self, protocol: SurvivalStudy, views: int) -> "Tensor":
         import torch

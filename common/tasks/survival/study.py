@@ -7,8 +7,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from common.documents import Title
-from common.protocol import Evaluation, Model, Section, StudyProtocol, Training
+from common.protocol import Evaluation, Model, Section, Training
 from common.tabular.schema import Column, Records, Unit
+from common.tabular.task import TableStudy
 
 ModelName = Literal["cox-breslow", "cox-efron", "proportional-hazards", "discrete-time"]
 
@@ -77,11 +78,10 @@ class SurvivalTraining(Training):
     views_per_patient: Literal[1] = 1
 
 
-class SurvivalStudy(StudyProtocol):
+class SurvivalStudy(TableStudy):
     """A study that predicts from a patient's record when an event comes."""
 
     task: Literal["survival"]
-    records: Records
     survival: FollowUp
     model: SurvivalModel = SurvivalModel()
     training: SurvivalTraining
